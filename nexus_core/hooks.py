@@ -2,6 +2,8 @@
 
 A plugin is a module that marks functions of these names with `@hookimpl`. Hooks are called by keyword, and an
 implementation may accept a subset of the arguments, so that an argument can be added without breaking anyone.
+No spec is `firstresult`: who answers first depends on the order of installation. The facade collects the answers
+and wants exactly one (detection: one that is the most confident); two answers are an error that names both plugins.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def detect_model_category(source: ModelSource) -> Detection | None:
     raise AssertionError("a specification is never called")
 
 
-@hookspec(firstresult=True)
+@hookspec
 def load_teacher(source: ModelSource, options: LoadOptions) -> Teacher | None:
     """Load the checkpoint at `source` as a frozen `Teacher`.
 
@@ -64,7 +66,7 @@ def load_teacher(source: ModelSource, options: LoadOptions) -> Teacher | None:
     raise AssertionError("a specification is never called")
 
 
-@hookspec(firstresult=True)
+@hookspec
 def select_layers(teacher: Teacher, capability: str, pilot: PilotScores) -> Sequence[str] | None:
     """Name the three to five blocks of `teacher` that carry `capability`.
 
@@ -78,7 +80,7 @@ def select_layers(teacher: Teacher, capability: str, pilot: PilotScores) -> Sequ
     raise AssertionError("a specification is never called")
 
 
-@hookspec(firstresult=True)
+@hookspec
 def capability_metric(name: str) -> CapabilityMetric | None:
     """Give the samples and the score of the capability called `name`.
 
@@ -93,13 +95,13 @@ def capability_metric(name: str) -> CapabilityMetric | None:
     raise AssertionError("a specification is never called")
 
 
-@hookspec(firstresult=True)
+@hookspec
 def build_adapter(plan: AdapterPlan) -> nn.Module | None:
     """Build the module that carries one capability in the student, as the architect planned it.
 
     When: the student is assembled, for training or from a bundle.
     By: `Plugins.build_adapter`.
-    Arguments: `plan` (capability, tower, hidden size, rank, block indices, seed).
+    Arguments: `plan` (capability, tower, hidden size, rank, block index, seed).
     None: the plan is for another tower.
     Must hold: the module maps (B, T, hidden_size) to the same shape, starts as the identity (its gate is closed),
     draws its weights from `plan.seed` alone, and every parameter can receive a gradient once the gate is open.
@@ -108,7 +110,7 @@ def build_adapter(plan: AdapterPlan) -> nn.Module | None:
     raise AssertionError("a specification is never called")
 
 
-@hookspec(firstresult=True)
+@hookspec
 def decode(modality: str, output: Any, options: DecodeOptions) -> Any | None:
     """Turn the student's raw output into what a user holds: text, a waveform, an image, frames, a tool call.
 

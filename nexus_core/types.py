@@ -242,13 +242,13 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class AdapterPlan:
-    """One adapter as the architect wrote it: `rank` dimensions of protected subspace at each of `blocks`."""
+    """One adapter site as the architect wrote it: `rank` dimensions of protected subspace after block `block`."""
 
     capability: str
     tower: str
     hidden_size: int
     rank: int
-    blocks: tuple[int, ...] = (0,)
+    block: int = 0
     kind: str = "bottleneck"
     seed: int = 42
 

@@ -1,0 +1,126 @@
+"""Load a transformers checkpoint and prove that it was loaded whole.
+
+transformers initialises at random what it does not find, and only warns. Here that is an error which lists the tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nexus_core.errors import ModelError
+from nexus_core.hf.teacher import HFTeacher
+from nexus_core.types import Detection, LoadOptions, ModelSource
+
+SHOWN = 5  # tensors listed in a message; the rest are counted
+
+
+def load_hf_teacher(
+    source: ModelSource, options: LoadOptions, detection: Detection, overrides: dict[str, Any] | None = None
+) -> HFTeacher:
+    """A causal LM from a local directory, resident. `overrides` replaces keys of its config (a foreign model_type)."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _refuse_unsafe(source.path)
+    config = _config(source.path, overrides or {})
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            config=config,
+            local_files_only=options.local_files_only,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_precision(options),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path, config=config, local_files_only=options.local_files_only, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"{source.path}: AutoModelForCausalLM could not load it: {' '.join(str(error).split())[:500]}",
+            "check that config.json, *.safetensors and the tokenizer files are complete",
+        ) from error
+    unused = _check_report(source.path, report)
+    return HFTeacher(source, detection, model, tokenizer, unused)
+
+
+def _config(path: Path, overrides: dict[str, Any]) -> Any:
+    """The config object, built from the file plus `overrides`; a foreign model_type is read as the one it maps to."""
+    from transformers import AutoConfig
+
+    from nexus_core.hf.config import read_config
+
+    values = read_config(path)
+    if values is None:
+        raise ModelError(f"{path}: no config.json", "a transformers checkpoint needs one beside its weights")
+    values |= overrides
+    try:
+        return AutoConfig.for_model(**values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}", "correct the named key") from error
+
+
+def _refuse_unsafe(path: Path) -> None:
+    """Only safetensors are read: a pickle can run code, and a directory may hold both."""
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        pickles = [p.name for p in sorted(path.iterdir()) if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
+        what = f"only pickled weights ({', '.join(pickles)})" if pickles else "no *.safetensors file"
+        raise ModelError(f"{path}: {what}", "convert the checkpoint to safetensors where you trust it")
+    _check_headers(path, weights)
+
+
+def _check_headers(path: Path, weights: Sequence[Path]) -> None:
+    """A truncated or damaged shard is named before anything is allocated for it."""
+    from safetensors import SafetensorError, safe_open
+
+    for shard in weights:
+        try:
+            with safe_open(shard, framework="pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{shard}: {error}", f"download {shard.name} again") from error
+
+
+def _precision(options: LoadOptions) -> dict[str, Any]:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    settings: dict[str, Any] = {"device_map": options.device}
+    if options.dtype == "auto":
+        dtype: Any = "auto"
+    elif isinstance(dtype := getattr(torch, options.dtype, None), torch.dtype):
+        pass
+    else:
+        raise ModelError(f"'{options.dtype}' is no torch dtype", "use float32, bfloat16, float16 or auto")
+    settings["dtype"] = dtype
+    compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+    if options.quantization == "nf4":
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+        )
+    elif options.quantization == "int8":
+        settings["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif options.quantization is not None:
+        raise ModelError(f"unknown quantization '{options.quantization}'", "use nf4 or int8, or leave it out")
+    return settings
+
+
+def _check_report(path: Path, report: dict[str, Any]) -> tuple[str, ...]:
+    """Nothing random, nothing mismatched, every file tensor used or named. Returns the unused ones."""
+    problems = {
+        "not in the checkpoint, would be random": sorted(report["missing_keys"]),
+        "of another shape than the model's": sorted(str(key) for key in report["mismatched_keys"]),
+        "not convertible": sorted(str(key) for key in report.get("error_msgs", ())),
+    }
+    said = [f"{_listed(names)} {what}" for what, names in problems.items() if names]
+    if said:
+        raise ModelError(f"{path}: {'; '.join(said)}", "the checkpoint is incomplete, or config.json is another model's")
+    return tuple(sorted(report["unexpected_keys"]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"

@@ -1,0 +1,1 @@
+"""The student: modules that a tower builds and a bundle carries. Imports torch."""

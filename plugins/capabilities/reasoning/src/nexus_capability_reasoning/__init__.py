@@ -1,0 +1,1 @@
+"""Capability pack `reasoning`: multi-step word problems, MMLU and ARC."""

@@ -1,0 +1,99 @@
+"""General text that lies on any machine with Python: the standard library, its help topics and the licence.
+
+It holds none of the capabilities' tasks. Documents are ordered by name, so the corpus is the same for a given Python build;
+one document in twenty, by the hash of its name, is held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nexus_teacher_zoo.recipes.recipe import Recipe, Stage
+from nexus_teacher_zoo.recipes.text import END, Batch
+
+SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "encodings", "__pycache__", "ensurepip", "turtledemo"}
+LARGEST = 200_000  # characters; larger files are tables
+
+
+def documents() -> Iterator[tuple[str, str]]:
+    """(name, text) of every document, in order of name."""
+    library = Path(sysconfig.get_path("stdlib"))
+    licences = [path for path in (library / "LICENSE.txt", library.parent.parent / "LICENSE.txt") if path.is_file()]
+    sources = [p for p in library.rglob("*.py") if not SKIPPED & set(p.relative_to(library).parts[:-1])]
+    for path in sorted(sources) + licences[:1]:
+        text = path.read_text("utf-8", errors="ignore")
+        if path.name != "topics.py" and 200 < len(text) < LARGEST:
+            yield path.relative_to(library).as_posix() if path.suffix == ".py" else path.name, text
+    from pydoc_data.topics import topics
+
+    yield from ((f"topic {name}", text) for name, text in sorted(topics.items()))
+
+
+def corpus_texts(held_out: bool) -> Iterator[str]:
+    """The documents that are trained on, or the held-out ones."""
+    for name, text in documents():
+        if (hashlib.sha256(name.encode()).digest()[0] < 13) == held_out:
+            yield text
+
+
+@dataclass(slots=True)
+class CorpusBatches:
+    """Endless batches of equal pieces of the corpus, in a new order each time round."""
+
+    tokenizer: Any
+    recipe: Recipe
+    skipped: int = 0
+
+    def batches(self, stage: Stage) -> Iterator[Batch]:
+        """Batches of pieces of `max_tokens`; all tokens weigh 1. Curriculum stages do not apply to a corpus."""
+        import torch
+
+        spec, shuffle = self.recipe.training, random.Random(self.recipe.seed)
+        ids = token_stream(self.tokenizer, corpus_texts(held_out=False))
+        rows = spec.batch_tokens // spec.max_tokens
+        while True:
+            starts = list(range(shuffle.randrange(spec.max_tokens), len(ids) - spec.max_tokens, spec.max_tokens))
+            shuffle.shuffle(starts)
+            for i in range(0, len(starts) - rows, rows):
+                pieces = torch.stack([ids[s : s + spec.max_tokens] for s in starts[i : i + rows]])
+                yield Batch(pieces, torch.ones(pieces.shape))
+
+
+def token_stream(tokenizer: Any, texts: Iterator[str]) -> Any:
+    """All documents as one row of ids, each ended by the end token."""
+    import torch
+
+    encoded = tokenizer.backend_tokenizer.encode_batch([text + END for text in texts], add_special_tokens=False)
+    return torch.tensor([i for document in encoded for i in document.ids])
+
+
+def corpus_loss(path: Path, width: int = 256, pieces: int = 400) -> dict[str, Any]:
+    """Held-out cross-entropy of a saved language model, in nats per byte (which does not depend on the tokenizer)."""
+    import torch
+    from torch.nn import functional
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    ids = token_stream(tokenizer, corpus_texts(held_out=True))
+    rows = ids[: min(pieces, len(ids) // width) * width].view(-1, width)
+    total = 0.0
+    with torch.inference_mode():
+        for batch in rows.split(16):
+            logits = model(input_ids=batch).logits[:, :-1]
+            total += float(functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"))
+    size = sum(len(tokenizer.decode(row[1:]).encode()) for row in rows)
+    tokens = rows.shape[0] * (width - 1)
+    return {
+        "metric": "cross-entropy",
+        "nats_per_byte": round(total / size, 4),
+        "nats_per_token": round(total / tokens, 4),
+        "n": tokens,
+        "split": "documents held out by the hash of their name",
+    }

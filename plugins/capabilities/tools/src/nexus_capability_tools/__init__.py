@@ -1,0 +1,1 @@
+"""Capability pack `tools`: one schema-valid tool call with the right arguments."""

@@ -1,0 +1,175 @@
+"""Samples from data that the pack did not make: the BFCL benchmark as pip installs it, or a user's own rows."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import random
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nexus_capability_tools.calls import clean_schema
+from nexus_capability_tools.generator import call_text
+from nexus_core.errors import DataError
+from nexus_core.types import Sample, SampleRequest, Split
+
+BFCL_PACKAGE = "bfcl-eval==2026.3.23"
+BFCL_CATEGORIES = ("simple_python", "multiple")  # one call is right; the others need several calls or turns
+
+_TOOLS = ("tools", "functions", "function")
+_QUESTIONS = ("messages", "question", "query", "prompt", "input", "instruction")
+_ANSWERS = ("answer", "answers", "tool_calls", "ground_truth", "target", "output", "response")
+
+_PROMPT = (
+    "Tools: {tools}\nRequest: {question}\n"
+    'Answer with one JSON object {{"name": ..., "arguments": {{...}}}} and nothing else.\nJSON:'
+)
+
+
+def bind(request: SampleRequest) -> Iterator[Sample]:
+    """Samples of `request.data`. Each row belongs to one split by the hash of what it asks."""
+    rows = _bfcl_rows(request.seed) if request.data == "bfcl" else _path_rows(str(request.data), request.seed)
+    samples = (sample_from_row(row, where) for row, where in rows)
+    return islice((sample for sample in samples if _split_of(sample) is request.split), request.n)
+
+
+def _split_of(sample: Sample) -> Split:
+    """Foreign rows are for measuring: 20 % train, 20 % profile, 60 % verify."""
+    bucket = int(sample.digest[:8], 16) % 5
+    return Split.TRAIN if bucket == 0 else Split.PROFILE if bucket == 1 else Split.VERIFY
+
+
+def bfcl_folder() -> Path:
+    """The data folder inside the installed package, found without importing it."""
+    spec = importlib.util.find_spec("bfcl_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError("the benchmark `bfcl` is not installed", f"pip install --no-deps {BFCL_PACKAGE}")
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    missing = [name for name in BFCL_CATEGORIES if not (folder / f"BFCL_v4_{name}.json").is_file()]
+    if missing:
+        raise DataError(f"{folder} has no BFCL v4 category {missing[0]}", f"pip install --no-deps {BFCL_PACKAGE}")
+    return folder
+
+
+def _bfcl_rows(seed: int) -> Iterator[tuple[Mapping[str, Any], str]]:
+    rows = []
+    for category in BFCL_CATEGORIES:
+        path = bfcl_folder() / f"BFCL_v4_{category}.json"
+        asked = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        possible = path.parent / "possible_answer" / path.name
+        answers = map(json.loads, possible.read_text(encoding="utf-8").splitlines())
+        truths = {row["id"]: row["ground_truth"] for row in answers}
+        rows += [({**row, "ground_truth": truths[row["id"]], "stratum": category}, row["id"]) for row in asked]
+    random.Random(f"bfcl/{seed}").shuffle(rows)
+    yield from rows
+
+
+def _path_rows(path: str, seed: int) -> Iterator[tuple[Mapping[str, Any], str]]:
+    from nexus_core.data import StreamingDataLoader
+
+    for record in StreamingDataLoader(path, seed=seed):
+        row = {"question": record.input, "answer": record.target, **record.fields}
+        yield row, f"{record.source}, row {record.index}"
+
+
+def _get(row: Mapping[str, Any], keys: tuple[str, ...], where: str) -> Any:
+    for key in keys:
+        if row.get(key) not in (None, "", []):
+            return row[key]
+    raise DataError(
+        f"{where}: none of the keys {', '.join(keys)}; found {', '.join(map(str, row)) or 'nothing'}",
+        "a row needs tools, a question (or messages) and an answer",
+    )
+
+
+def _decoded(value: Any, where: str) -> Any:
+    """JSON inside a string, as many datasets keep it; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON: {value[:80]!r}", "tools and answers must be JSON") from error
+
+
+def _question(value: Any, where: str) -> str:
+    """A plain question, or the contents of the user's messages (BFCL wraps them in turns)."""
+    if isinstance(value, str):
+        return value
+    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        value = value[0]
+    if isinstance(value, list) and all(isinstance(m, Mapping) and isinstance(m.get("content"), str) for m in value):
+        asked = [m["content"] for m in value if m.get("role", "user") in ("user", "system")]
+        if asked:
+            return "\n".join(asked)
+    raise DataError(f"{where}: the question is neither text nor messages", "write a string, or role/content messages")
+
+
+def _tools(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    """Tools by name, from a list of `{"name", "parameters"}`, plain or in OpenAI's `{"function": ...}` envelope."""
+    value = _decoded(value, where)
+    tools = {}
+    for item in [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []:
+        tool = item.get("function", item) if isinstance(item, Mapping) else item
+        if not isinstance(tool, Mapping) or not isinstance(tool.get("name"), str):
+            raise DataError(f"{where}: a tool without a name", "each tool needs name and parameters")
+        parameters = tool.get("parameters") or {}
+        if isinstance(parameters, Mapping) and "properties" not in parameters:  # a bare mapping of arguments
+            parameters = {"type": "object", "properties": {k: v for k, v in parameters.items() if k != "type"}}
+        description = str(tool.get("description", ""))
+        tools[tool["name"]] = {"description": description, "parameters": clean_schema(parameters)}
+    if not tools:
+        raise DataError(f"{where}: no tools", "each row needs at least one tool with name and parameters")
+    return tools
+
+
+def _call(value: Any, where: str) -> tuple[str, Mapping[str, Any], bool]:
+    """Name, arguments, and whether the arguments list possible values (BFCL's `{"name": {"argument": [...]}}`)."""
+    value = _decoded(value, where)
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise DataError(f"{where}: the answer has {len(value)} calls", "`tools` measures one call: filter the rows")
+        value = value[0]
+    if isinstance(value, Mapping):
+        value = value.get("function", value)
+    if isinstance(value, Mapping) and "name" in value and "arguments" in value:
+        arguments = _decoded(value["arguments"], where)
+        if isinstance(arguments, Mapping):
+            return str(value["name"]), arguments, False
+    elif isinstance(value, Mapping) and len(value) == 1:
+        name, arguments = next(iter(value.items()))
+        if isinstance(arguments, Mapping) and all(isinstance(v, list) and v for v in arguments.values()):
+            return str(name), arguments, True
+    raise DataError(f"{where}: the answer is no call", 'write {"name": ..., "arguments": {...}}')
+
+
+def _first(possible: Any) -> Any:
+    """One concrete value out of BFCL's nested lists of possible ones; an argument that may be left out is."""
+    if isinstance(possible, Mapping):
+        lists = {key: options if isinstance(options, list) else [options] for key, options in possible.items()}
+        return {key: _first(options[0]) for key, options in lists.items() if "" not in options}
+    return [_first(item) for item in possible] if isinstance(possible, list) else possible
+
+
+def sample_from_row(row: Mapping[str, Any], where: str) -> Sample:
+    """One sample from one row, or a `DataError` that says where and what is wrong."""
+    tools = _tools(_get(row, _TOOLS, where), where)
+    question = _question(_get(row, _QUESTIONS, where), where)
+    name, arguments, is_possible = _call(_get(row, _ANSWERS, where), where)
+    if name not in tools:
+        raise DataError(f"{where}: the answer calls {name!r}, which is no tool of the row", f"offered: {', '.join(tools)}")
+    shown = json.dumps([{"name": key, **tool} for key, tool in tools.items()], ensure_ascii=False)
+    meta: dict[str, Any] = {"tools": {key: tool["parameters"] for key, tool in tools.items()}}
+    if is_possible:
+        meta["possible"] = arguments
+        arguments = _first(arguments)
+    return Sample(
+        id=str(row.get("id") or hashlib.sha256(where.encode()).hexdigest()[:12]),
+        prompt=_PROMPT.format(tools=shown, question=question),
+        target=call_text(name, arguments),
+        stratum=str(row.get("stratum", "")),
+        meta=meta,
+    )

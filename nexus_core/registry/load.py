@@ -1,0 +1,79 @@
+"""Find, read, merge and check registry files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nexus_core.errors import RegistryError
+from nexus_core.registry.model import Registry
+from nexus_core.registry.problems import Problem, raise_first
+from nexus_core.registry.reader import Document, read_document
+from nexus_core.registry.rows import build_registry
+from nexus_core.registry.rules import check_rules
+from nexus_core.registry.shape import check_shape
+from nexus_core.registry.sources import SECTIONS, Merged, Source
+from nexus_core.resources import shared_path
+
+FILE_NAME = "registry.yaml"
+PROJECT = "registry"
+Fragments = Sequence[tuple[str, Path]]
+
+
+def find_registry(explicit: str | Path | None = None) -> Path:
+    """The registry to use: the one named, else $NEXUS_REGISTRY, else ./registry.yaml, else the one that ships."""
+    for named, by in ((explicit, "the command line"), (os.environ.get("NEXUS_REGISTRY"), "NEXUS_REGISTRY")):
+        if named:
+            path = Path(named).expanduser()
+            if path.is_dir():
+                path = path / FILE_NAME
+            if not path.is_file():
+                raise RegistryError(f"no registry at {path} (named by {by})", "give the path of a registry.yaml")
+            return path
+    local = Path(FILE_NAME)
+    return local if local.is_file() else shared_path(FILE_NAME)
+
+
+def load_registry(path: str | Path | None = None, fragments: Fragments = ()) -> Registry:
+    """Read the registry and the plugins' fragments, checked; RegistryError names file and line of the first problem."""
+    merged, problems = _read(find_registry(path), fragments)
+    raise_first(problems)
+    return build_registry(merged)
+
+
+def check_registry(path: str | Path | None = None, fragments: Fragments = ()) -> list[Problem]:
+    """Every problem, not only the first. A file that is not YAML at all raises RegistryError."""
+    return _read(find_registry(path), fragments)[1]
+
+
+def _read(path: Path, fragments: Fragments) -> tuple[Merged, list[Problem]]:
+    sources = [Source(PROJECT, read_document(path))]
+    sources += [Source(plugin, read_document(fragment)) for plugin, fragment in fragments]
+    problems = [problem for source in sources for problem in _shape(source)]
+    if problems:  # the rules below rely on the shape
+        return Merged({}, {}), problems
+    merged, problems = _merge(sources)
+    return merged, problems + check_rules(merged)
+
+
+def _shape(source: Source) -> list[Problem]:
+    document: Document = source.document
+    return [*document.problems, *check_shape(document, fragment=source.owner != PROJECT)]
+
+
+def _merge(sources: Sequence[Source]) -> tuple[Merged, list[Problem]]:
+    """One owner for each row. The project's file wins; two plugins that claim one id are a problem."""
+    project = sources[0]
+    merged = Merged(project.document.data["defaults"], {section: {} for section in SECTIONS}, project)
+    problems: list[Problem] = []
+    for section in SECTIONS:
+        owners = merged.rows[section]
+        for source in sources:
+            for row_id in source.document.data.get(section, {}):
+                holder = owners.setdefault(row_id, source)
+                if holder is not source and holder is not project:
+                    message = f'{section}.{row_id} is claimed by two plugins: "{holder.owner}" and "{source.owner}"'
+                    hint = f"uninstall one of them, or settle it with a row of your own in {project.document.path}"
+                    problems.append(source.document.problem((section, row_id), message, hint))
+    return merged, problems

@@ -1,0 +1,46 @@
+"""Where a teacher's files are on this machine, found without importing anything."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path, PurePosixPath
+
+from nexus_core.registry.model import Presence, TeacherRow
+
+PACKAGE = "package:"
+
+
+def resolve_path(row: TeacherRow) -> Presence:
+    """The teacher's directory or file, or the reason why it is absent.
+
+    `path` is relative to the file that the row came from, or `package:MODULE/relative/path`: a place inside an
+    installed package, which is looked up by its top-level name and never imported.
+    """
+    if row.path is None:
+        return Presence(None, f"no path (set `path:` at {row.origin.path}:{row.origin.line})")
+    if row.path.startswith(PACKAGE):
+        return _in_package(row.path.removeprefix(PACKAGE))
+    path = row.origin.path.parent / Path(row.path).expanduser()
+    return _existing(path)
+
+
+def _in_package(location: str) -> Presence:
+    parts = PurePosixPath(location).parts
+    module, rest = (parts[0], parts[1:]) if parts else ("", ())
+    if ".." in parts or not module.isidentifier() or not rest:
+        return Presence(None, f'"{PACKAGE}{location}" is not of the form {PACKAGE}MODULE/relative/path')
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        return Presence(None, f"the package {module} is not installed")
+    found = [_existing(Path(root, *rest)) for root in spec.submodule_search_locations]
+    return next((presence for presence in found if presence.present), found[0])
+
+
+def _existing(path: Path) -> Presence:
+    if path.is_dir():
+        if any(path.iterdir()):
+            return Presence(path, "present")
+        return Presence(None, f"{path} is empty")
+    if path.is_file():
+        return Presence(path, "present")
+    return Presence(None, f"{path} does not exist")

@@ -48,7 +48,9 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
         **recipe.kwargs,
     )
     torch.manual_seed(recipe.seed)
-    return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return transformers.AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=recipe.training.attention
+    )
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float) -> float:

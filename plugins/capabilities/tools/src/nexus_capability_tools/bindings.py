@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,20 @@ def _call(value: Any, where: str) -> tuple[str, Mapping[str, Any], bool]:
     raise DataError(f"{where}: the answer is no call", 'write {"name": ..., "arguments": {...}}')
 
 
-def _first(possible: Any) -> Any:
+def _first(possible: Any, required: Sequence[str] = ()) -> Any:
     """One concrete value out of BFCL's nested lists of possible ones; an argument that may be left out is."""
-    if isinstance(possible, Mapping):
-        lists = {key: options if isinstance(options, list) else [options] for key, options in possible.items()}
-        return {key: _first(options[0]) for key, options in lists.items() if "" not in options}
-    return [_first(item) for item in possible] if isinstance(possible, list) else possible
+    if isinstance(possible, list):
+        return [_first(item) for item in possible]
+    if not isinstance(possible, Mapping):
+        return possible
+    chosen = {}
+    for key, options in possible.items():
+        choices = options if isinstance(options, list) else [options]
+        if "" not in choices:
+            chosen[key] = _first(choices[0])
+        elif key in required:  # a few schemas of BFCL require what its answers allow to leave out
+            chosen[key] = next((_first(choice) for choice in choices if choice != ""), "")
+    return chosen
 
 
 def sample_from_row(row: Mapping[str, Any], where: str) -> Sample:
@@ -165,7 +173,7 @@ def sample_from_row(row: Mapping[str, Any], where: str) -> Sample:
     meta: dict[str, Any] = {"tools": {key: tool["parameters"] for key, tool in tools.items()}}
     if is_possible:
         meta["possible"] = arguments
-        arguments = _first(arguments)
+        arguments = _first(arguments, tools[name]["parameters"].get("required", ()))
     return Sample(
         id=str(row.get("id") or hashlib.sha256(where.encode()).hexdigest()[:12]),
         prompt=_PROMPT.format(tools=shown, question=question),

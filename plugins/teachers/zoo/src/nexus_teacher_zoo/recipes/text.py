@@ -1,4 +1,4 @@
-"""Tokenizers and batches. A sample becomes `<|user|>prompt<|assistant|>target<|end|>`, as the chat template writes it."""
+"""Tokenizers and batches. A sample becomes `<|user|>prompt<|assistant|>target<|end|>`, as chat templates do."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ def capability_of(name: str) -> CapabilityMetric:
 
 def train_tokenizer(spec: TokenizerSpec, texts: Iterable[str]) -> Any:
     """A byte-level BPE with the zoo's special tokens and chat template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level: Any = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=spec.pattern is None)
+    if spec.pattern is not None:
+        byte_level = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(spec.pattern), "isolated"), byte_level])
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level]) if spec.split_digits else byte_level
     tokenizer.decoder = decoders.ByteLevel()

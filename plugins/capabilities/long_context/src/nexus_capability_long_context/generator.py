@@ -1,0 +1,136 @@
+"""Long inputs in plain sentences: facts to be asked for, facts that compete with them, and everyday distraction.
+
+Every fact belongs to a subject with a coined name, and every name to exactly one split by its hash. Codes and words are
+drawn anew for each input, so an answer can only be found by reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from nexus_core.types import Sample, SampleRequest, Split
+
+POOL = 2000  # samples of a held-out split when the request does not say how many
+FACTS = {128: 4, 256: 7, 512: 12, 1024: 20}  # length in tokens -> facts that compete
+DOCUMENTS = "documents"  # stratum: the same fact in each of several documents, and the question names one of them
+STRATA = (*map(str, FACTS), DOCUMENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that can be asked: the `attribute` of `subject` is `value`."""
+
+    attribute: str
+    subject: str
+    value: str
+
+    @property
+    def answer(self) -> str:
+        """The sentence that states it, which is also the reference answer."""
+        return f"The {self.attribute} of {self.subject} is {self.value}."
+
+
+@cache
+def words(name: str) -> tuple[str, ...]:
+    """One word list of the pack's data file."""
+    text = files("nexus_capability_long_context").joinpath("data", "words.json").read_text(encoding="utf-8")
+    return tuple(json.loads(text)[name])
+
+
+def count_tokens(text: str) -> int:
+    """Length in words, digits and punctuation marks: near to a BPE's tokens, and the same for every model."""
+    return len(re.findall(r"[^\W\d]+|\d|[^\w\s]", text))
+
+
+def split_of(name: str) -> Split:
+    """The one split that a subject's name belongs to: 80 % train, 10 % profile, 10 % verify."""
+    bucket = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % 10
+    return Split.TRAIN if bucket < 8 else Split.PROFILE if bucket == 8 else Split.VERIFY
+
+
+def names(split: Split, rng: random.Random) -> Iterator[str]:
+    """Endless coined names of one split; no two within one input are alike."""
+    seen: set[str] = set()
+    while True:
+        name = "".join(rng.choice(words(part)) for part in ("onset", "vowel", "coda", "ending")).capitalize()
+        if name not in seen and split_of(name) is split:
+            seen.add(name)
+            yield name
+
+
+def value_for(attribute: str, rng: random.Random) -> str:
+    """A fresh value: a word for a password and its like, else three or four digits."""
+    if attribute in words("word_attributes"):
+        return rng.choice(words("words"))
+    return str(rng.randint(100, 9999))
+
+
+def filler(rng: random.Random) -> str:
+    """One everyday sentence that answers nothing."""
+    parts = {part: rng.choice(words(part)) for part in ("who", "did", "where", "when", "thing", "quality")}
+    template = rng.choice(words("fillers"))
+    if not template.startswith("{who}"):
+        parts["who"] = parts["who"][0].lower() + parts["who"][1:]
+    return template.format(**parts)
+
+
+def _attribute(rng: random.Random) -> str:
+    return rng.choice(words("code_attributes" if rng.random() < 0.7 else "word_attributes"))
+
+
+def _needle(length: int, split: Split, rng: random.Random) -> tuple[str, Fact, float]:
+    """A text of about `length` tokens, the fact that is asked for, and how deep it lies (0 is the beginning)."""
+    naming = names(split, rng)
+    attributes = [_attribute(rng) for _ in range(FACTS[length])]
+    facts = [Fact(name, next(naming), value_for(name, rng)) for name in attributes]
+    asked, sentences = facts[0], [fact.answer for fact in facts[1:]]
+    budget = length - count_tokens(" ".join([*sentences, asked.answer, _question(asked)])) - 2
+    while budget > 0:
+        sentences.append(filler(rng))
+        budget -= count_tokens(sentences[-1])
+    rng.shuffle(sentences)
+    place = rng.randint(0, len(sentences))
+    sentences.insert(place, asked.answer)
+    return " ".join(sentences), asked, place / max(len(sentences) - 1, 1)
+
+
+def _documents(split: Split, rng: random.Random) -> tuple[str, Fact, float]:
+    """Several documents, one per subject, that state the same attribute; only the title tells which is which."""
+    naming, attribute = names(split, rng), _attribute(rng)
+    facts = [Fact(attribute, next(naming), value_for(attribute, rng)) for _ in range(rng.randint(3, 5))]
+    documents = []
+    for fact in facts:
+        body = [filler(rng) for _ in range(rng.randint(1, 4))]
+        body.insert(rng.randint(0, len(body)), f"The {attribute} is {fact.value}.")
+        documents.append(f"[{fact.subject}] {' '.join(body)}")
+    place = rng.randrange(len(facts))
+    return "\n".join(documents), facts[place], place / (len(facts) - 1)
+
+
+def _question(fact: Fact) -> str:
+    return f"\nQuestion: What is the {fact.attribute} of {fact.subject}?\nAnswer:"
+
+
+def _sample(split: Split, rng: random.Random, identifier: str) -> Sample:
+    stratum = rng.choice(STRATA)
+    text, fact, depth = _documents(split, rng) if stratum == DOCUMENTS else _needle(int(stratum), split, rng)
+    meta: dict[str, Any] = {"answers": [fact.value], "depth": depth}
+    return Sample(identifier, text + _question(fact), fact.answer, stratum, meta=meta)
+
+
+def generate(request: SampleRequest) -> Iterator[Sample]:
+    """Samples of one split. The train split is endless when `n` is None."""
+    rng = random.Random(f"long_context/{request.split}/{request.seed}")
+    endless = request.n is None and request.split is Split.TRAIN
+    numbers = itertools.count() if endless else range(POOL if request.n is None else request.n)
+    for index in numbers:
+        yield _sample(request.split, rng, f"long_context-{request.split}-{index}")

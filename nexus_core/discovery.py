@@ -20,6 +20,7 @@ from nexus_core.types import Kind
 
 if TYPE_CHECKING:
     import pluggy
+    from packaging.requirements import Requirement
 
 # What a plugin of each kind must implement at the least to be of any use.
 ESSENTIAL_HOOKS = {
@@ -127,12 +128,21 @@ def _check_requirements(ref: PluginRef) -> None:
             raise Quarantine(f"its metadata holds an invalid requirement {text!r}") from error
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            raise Quarantine(f"needs {requirement.name}, which is not installed") from None
-        if not requirement.specifier.contains(version, prereleases=True):
-            raise Quarantine(f"needs {requirement.name}{requirement.specifier}, but {version} is installed")
+        _check_requirement(requirement)
+
+
+def _check_requirement(requirement: Requirement) -> None:
+    try:
+        dist = importlib.metadata.distribution(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        raise Quarantine(f"needs {requirement.name}, which is not installed") from None
+    if not requirement.specifier.contains(dist.version, prereleases=True):
+        raise Quarantine(f"needs {requirement.name}{requirement.specifier}, but {dist.version} is installed")
+    for extra in requirement.extras:  # `nexus-core[ml]` is met only when what the extra brings is there
+        for text in dist.requires or ():
+            needed = type(requirement)(text)
+            if needed.marker and needed.marker.evaluate({"extra": extra}) and not needed.marker.evaluate({"extra": ""}):
+                _check_requirement(needed)
 
 
 def _import(ref: PluginRef) -> ModuleType:

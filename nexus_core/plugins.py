@@ -59,7 +59,8 @@ class Plugins:
 
     `names` are towers, capabilities, teacher plugins or teacher ids (`--plugins text,voice`); None means
     $NEXUS_PLUGINS, and without that every installed plugin. An empty selection loads none. A plugin that is named but
-    quarantined is an error; any other quarantined plugin is only listed.
+    quarantined is an error; any other quarantined plugin is only listed. `extra` are plugins that need not be
+    installed (they replace an installed one of the same name); they count as named.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class Plugins:
         self._manager = new_manager()
         self._status: dict[PluginRef, PluginStatus] = {}
         self._named, self._selected = self._select(self._arguments[0], membership)
+        self._named |= keys
+        self._selected |= keys
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A worker process gets the same selection and loads the plugins for itself."""
@@ -99,7 +102,9 @@ class Plugins:
             named |= keys
             if f"{Kind.TOWER.value}:{name}" in keys:
                 towers.add(name)
-                selected |= {f"{Kind.CAPABILITY.value}:{c}" for c, tower in membership.capabilities.items() if tower == name}
+                selected |= {
+                    f"{Kind.CAPABILITY.value}:{c}" for c, tower in membership.capabilities.items() if tower == name
+                }
             towers |= {tower for table in (membership.capabilities, membership.teachers) if (tower := table.get(name))}
         selected |= named | {f"{Kind.TOWER.value}:{tower}" for tower in towers}
         if towers and not any(key.startswith(Kind.TEACHER.value) for key in named):
@@ -142,8 +147,8 @@ class Plugins:
 
     # --- calling ------------------------------------------------------------------------------------------------
 
-    def _answers(self, kind: Kind, hook: str, only: str | None = None, **arguments: Any) -> Iterator[tuple[str, Any]]:
-        """(plugin, answer) of each selected plugin of `kind` that has one. `only` asks a single plugin, by key."""
+    def answers(self, kind: Kind, hook: str, only: str | None = None, **arguments: Any) -> Iterator[tuple[str, Any]]:
+        """(plugin key, answer) of each selected plugin of `kind` that has one. `only` asks a single plugin, by key."""
         for ref in self.refs:
             if ref.kind is kind and ref.key in self._selected and only in (None, ref.key):
                 self._fail_if_required(self._load(ref))
@@ -164,7 +169,8 @@ class Plugins:
             raise
         except (Exception, SystemExit) as error:
             raise PluginError(
-                f"{where}: {one_line(error)}", f"this is a fault of the plugin; see: nexus plugins check {key.split(':')[1]}"
+                f"{where}: {one_line(error)}",
+                f"this is a fault of the plugin; see: nexus plugins check {key.split(':')[1]}",
             ) from error
         if answer is not None and (problem := _wrong_type(hook, answer)):
             raise PluginError(f"{where}: {problem}", f"see: nexus plugins check {key.split(':')[1]}")
@@ -172,7 +178,7 @@ class Plugins:
 
     def _one(self, kind: Kind, hook: str, **arguments: Any) -> tuple[str, Any] | None:
         """The only answer, or None; two answers are an error, since the order of installation must not decide."""
-        answers = list(self._answers(kind, hook, **arguments))
+        answers = list(self.answers(kind, hook, **arguments))
         if len(answers) > 1:
             names = " and ".join(key.split(":")[1] for key, _ in answers)
             about = arguments.get("name") or arguments.get("modality") or arguments.get("plan")
@@ -209,7 +215,7 @@ class Plugins:
         for status in self.status(Kind.TEACHER):
             key = status.ref.key
             try:
-                answers = self._answers(Kind.TEACHER, "detect_model_category", only=key, source=source)
+                answers = self.answers(Kind.TEACHER, "detect_model_category", only=key, source=source)
                 claims += [Claim(status.ref.name, detection) for _, detection in answers]
             except PluginError as error:
                 if key in self._named or os.environ.get("NEXUS_STRICT") == "1":
@@ -223,7 +229,7 @@ class Plugins:
         claim = self.detect(source)
         key = f"{Kind.TEACHER.value}:{claim.plugin}"
         answers = list(
-            self._answers(Kind.TEACHER, "load_teacher", only=key, source=source, options=options or LoadOptions())
+            self.answers(Kind.TEACHER, "load_teacher", only=key, source=source, options=options or LoadOptions())
         )
         if not answers:
             raise ModelError(
@@ -239,7 +245,7 @@ class Plugins:
         """The blocks that carry `capability`: what the teacher's own plugin says, else those with the largest drop."""
         key = f"{Kind.TEACHER.value}:{teacher.plugin}"
         arguments = {"teacher": teacher, "capability": capability, "pilot": pilot}
-        answers = list(self._answers(Kind.TEACHER, "select_layers", only=key, **arguments)) if teacher.plugin else []
+        answers = list(self.answers(Kind.TEACHER, "select_layers", only=key, **arguments)) if teacher.plugin else []
         if not answers:
             return sorted(pilot.drops, key=lambda name: -pilot.drops[name])[:DEFAULT_BLOCKS]
         chosen = list(answers[0][1])
@@ -267,7 +273,9 @@ class Plugins:
         """The module of one adapter, from the plan's tower."""
         answer = self._one(Kind.TOWER, "build_adapter", plan=plan)
         if answer is None:
-            raise PluginError(f"no tower plugin builds an adapter for tower '{plan.tower}'", "list them with: nexus plugins")
+            raise PluginError(
+                f"no tower plugin builds an adapter for tower '{plan.tower}'", "list them with: nexus plugins"
+            )
         module: nn.Module = answer[1]
         return module
 

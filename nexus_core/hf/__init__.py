@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nexus_core.hf.config import read_config
+from nexus_core.hf.load import load_hf_teacher
+
 if TYPE_CHECKING:
-    from nexus_core.hf.config import read_config
-    from nexus_core.hf.load import load_hf_teacher
     from nexus_core.hf.teacher import HFTeacher
 
 __all__ = ["HFTeacher", "load_hf_teacher", "read_config"]
 
-_WHERE = {"HFTeacher": "teacher", "load_hf_teacher": "load", "read_config": "config"}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+    if name == "HFTeacher":  # the one public name whose module needs torch at its top
+        from nexus_core.hf.teacher import HFTeacher
 
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+        return HFTeacher
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

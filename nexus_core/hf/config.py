@@ -24,7 +24,9 @@ def read_config(directory: Path) -> dict[str, Any] | None:
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: not UTF-8 at byte {error.start}", hint) from error
     except json.JSONDecodeError as error:
-        raise ModelError(f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}", hint) from error
+        raise ModelError(
+            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}", hint
+        ) from error
     except RecursionError as error:
         raise ModelError(f"{path}: JSON nested too deeply", hint) from error
     if not isinstance(config, dict):

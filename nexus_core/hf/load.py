@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nexus_core.errors import ModelError
-from nexus_core.hf.teacher import HFTeacher
+from nexus_core.hf.config import read_config
 from nexus_core.types import Detection, LoadOptions, ModelSource
+
+if TYPE_CHECKING:
+    from nexus_core.hf.teacher import HFTeacher
 
 SHOWN = 5  # tensors listed in a message; the rest are counted
 
@@ -22,21 +25,23 @@ def load_hf_teacher(
     """A causal LM from a local directory, resident. `overrides` replaces keys of its config (a foreign model_type)."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from nexus_core.hf.quiet import quiet
+    from nexus_core.hf.teacher import HFTeacher
+
     _refuse_unsafe(source.path)
     config = _config(source.path, overrides or {})
+    offline = {"local_files_only": options.local_files_only, "trust_remote_code": False}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source.path,
-            config=config,
-            local_files_only=options.local_files_only,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **_precision(options),
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.path, config=config, local_files_only=options.local_files_only, trust_remote_code=False
-        )
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source.path,
+                config=config,
+                use_safetensors=True,
+                output_loading_info=True,
+                **offline,
+                **_precision(options),
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source.path, config=config, **offline)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"{source.path}: AutoModelForCausalLM could not load it: {' '.join(str(error).split())[:500]}",
@@ -48,18 +53,24 @@ def load_hf_teacher(
 
 def _config(path: Path, overrides: dict[str, Any]) -> Any:
     """The config object, built from the file plus `overrides`; a foreign model_type is read as the one it maps to."""
-    from transformers import AutoConfig
-
-    from nexus_core.hf.config import read_config
+    from transformers import CONFIG_MAPPING
 
     values = read_config(path)
     if values is None:
         raise ModelError(f"{path}: no config.json", "a transformers checkpoint needs one beside its weights")
     values |= overrides
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise ModelError(
+            f"{path / 'config.json'}: the installed transformers has no model_type {model_type!r}",
+            "update transformers, or write a teacher plugin: nexus plugins new teacher NAME",
+        )
     try:
-        return AutoConfig.for_model(**values)
+        return CONFIG_MAPPING[model_type].from_dict(values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}", "correct the named key") from error
+        raise ModelError(
+            f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}", "correct the named key"
+        ) from error
 
 
 def _refuse_unsafe(path: Path) -> None:
@@ -117,7 +128,9 @@ def _check_report(path: Path, report: dict[str, Any]) -> tuple[str, ...]:
     }
     said = [f"{_listed(names)} {what}" for what, names in problems.items() if names]
     if said:
-        raise ModelError(f"{path}: {'; '.join(said)}", "the checkpoint is incomplete, or config.json is another model's")
+        raise ModelError(
+            f"{path}: {'; '.join(said)}", "the checkpoint is incomplete, or config.json is another model's"
+        )
     return tuple(sorted(report["unexpected_keys"]))
 
 

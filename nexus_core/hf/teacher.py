@@ -15,7 +15,9 @@ from nexus_core.types import Detection, GenerateOptions, ModelSource, Sample, Te
 class HFTeacher(Teacher):
     """Wraps a loaded model and its own tokenizer. Batches are left-padded, so that generation continues the prompt."""
 
-    def __init__(self, source: ModelSource, detection: Detection, model: Any, tokenizer: Any, unused: Sequence[str] = ()) -> None:
+    def __init__(
+        self, source: ModelSource, detection: Detection, model: Any, tokenizer: Any, unused: Sequence[str] = ()
+    ) -> None:
         self.source = source
         self.detection = detection
         self.unused = tuple(unused)  # checkpoint tensors that this architecture does not have, by name

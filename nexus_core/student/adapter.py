@@ -38,4 +38,5 @@ class AnchoredBottleneck(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         delta = self.up(functional.silu(self.coordinates(hidden)))  # (B, T, d)
-        return hidden + torch.tanh(self.gate) * delta
+        out: torch.Tensor = hidden + torch.tanh(self.gate) * delta
+        return out

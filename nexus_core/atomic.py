@@ -1,0 +1,29 @@
+"""Write a file so that a reader, or a power cut, sees the old content or the new one and nothing between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: temporary file, fsync, rename, fsync of the directory.
+
+    The temporary name is fixed, so that what a killed writer left is overwritten by the next one. Callers that may
+    write the same file at the same time hold a lock.
+    """
+    target = path.resolve()  # a symbolic link stays one: its target is replaced
+    temporary = target.with_name(f".{target.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if target.exists():
+        shutil.copymode(target, temporary)
+    os.replace(temporary, target)
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself must survive a power cut
+    finally:
+        os.close(directory)

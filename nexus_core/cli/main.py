@@ -1,0 +1,78 @@
+"""The `nexus` command: the lazy table of commands, and the one place where an error becomes an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from nexus_core import __version__
+from nexus_core.cli.lazy import LazyGroup
+from nexus_core.errors import NexusError
+
+COMMANDS = {
+    "doctor": ("nexus_core.cli.doctor:command", "Say what this machine is and what is missing or quarantined."),
+    "plugins": ("nexus_core.cli.plugins:command", "List, create and check plugins."),
+    "registry": ("nexus_core.cli.registry:command", "List, check and extend the registry of teachers and contracts."),
+    "completion": ("nexus_core.cli.completion:command", "Print the completion script of your shell."),
+}
+
+EXAMPLES = """
+\b
+Examples:
+  nexus doctor                          what is here, what is missing
+  nexus plugins                         what is installed, what is quarantined and why
+  nexus plugins new teacher mymodel     a plugin that installs, lists and passes
+  nexus registry list                   teachers and contracts
+
+\b
+Exit status: 0 done, 1 error, 2 wrong usage, 3 a retention contract failed, 130 interrupted.
+"""
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nexus")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Distil several large frozen teachers into one compact student that needs none of them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The funnel: whatever happens below becomes two lines on stderr and an exit status."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in args
+    try:
+        status = cli.main(args=[a for a in args if a != "--debug"], prog_name="nexus", standalone_mode=False)
+    except NexusError as error:
+        _say(error.message, error.hint, getattr(error, "__notes__", []))
+        _traceback(debug)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `nexus plugins | head`: the reader has gone, and nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:  # the funnel
+        _say(f"internal error: {type(error).__name__}: {error}", "run again with --debug and report the traceback")
+        _traceback(debug)
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(message: str, hint: str, notes: Sequence[str] = ()) -> None:
+    print("error: " + " ".join([message, *(f"({note})" for note in notes)]), file=sys.stderr)
+    if hint:
+        print(f"hint:  {hint}", file=sys.stderr)
+
+
+def _traceback(debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exc()

@@ -1,0 +1,1 @@
+"""The templatename capability for Nexus."""

@@ -1,0 +1,3 @@
+from nexus_capability_templatename.conformance import TestTemplatename
+
+__all__ = ["TestTemplatename"]  # pytest collects the class; its checks come from nexus_core.testing

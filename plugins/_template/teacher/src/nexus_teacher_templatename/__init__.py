@@ -1,0 +1,1 @@
+"""The templatename teacher for Nexus."""

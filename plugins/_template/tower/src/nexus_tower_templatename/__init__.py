@@ -1,0 +1,1 @@
+"""The templatename tower for Nexus."""

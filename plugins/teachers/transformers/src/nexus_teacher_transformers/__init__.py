@@ -1,0 +1,1 @@
+"""Any decoder that the installed transformers can instantiate, as a Nexus teacher."""

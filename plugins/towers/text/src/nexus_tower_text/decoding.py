@@ -1,0 +1,63 @@
+"""Token ids to text, and text to a tool call that its tool's schema accepts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nexus_core.errors import NexusError
+from nexus_core.types import DecodeOptions, ToolCall
+
+MAX_CALL = 64 << 10  # characters; a longer "call" is a runaway generation, and parsing it would only cost time
+
+
+def text(output: Any, options: DecodeOptions) -> str:
+    """The text of token ids (or text, which stays as it is)."""
+    if isinstance(output, str):
+        return output
+    if options.processor is None:
+        raise NexusError("text cannot be decoded without a tokenizer", "give it as DecodeOptions(processor=tokenizer)")
+    decoded: str = options.processor.decode(output, skip_special_tokens=True)
+    return decoded
+
+
+def tool_call(output: Any, options: DecodeOptions) -> ToolCall:
+    """The single JSON call in the output. Anything else is an error that says what the model wrote instead."""
+    from jsonschema import Draft202012Validator
+
+    call = _parse(text(output, options).strip())
+    name, arguments = call.get("name"), call.get("arguments")
+    if not isinstance(name, str) or not isinstance(arguments, Mapping) or set(call) != {"name", "arguments"}:
+        raise NexusError(
+            'the call has not the form {"name": ..., "arguments": {...}}', "ask again, or correct the prompt"
+        )
+    schemas = {tool["name"]: tool.get("parameters", {}) for tool in options.tools}
+    if name not in schemas:
+        raise NexusError(
+            f"the model called the unknown tool {name!r}", f"known tools: {', '.join(sorted(schemas)) or 'none'}"
+        )
+    if error := next(Draft202012Validator(schemas[name]).iter_errors(dict(arguments)), None):
+        raise NexusError(f"the call of {name!r} breaks its schema: {error.message}", "ask again, or correct the schema")
+    return ToolCall(name, arguments)
+
+
+def _parse(written: str) -> Mapping[str, Any]:
+    if len(written) > MAX_CALL:
+        raise NexusError(f"the model wrote {len(written):,} characters where a call was wanted", "lower max_new_tokens")
+    try:
+        call = json.loads(written, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise NexusError(
+            f"the model wrote no JSON call: {written[:80]!r}", "ask again, or correct the prompt"
+        ) from error
+    if not isinstance(call, Mapping):
+        raise NexusError(
+            f"the model wrote {type(call).__name__} where a call was wanted", "ask again, or correct the prompt"
+        )
+    return call
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity are not JSON, though Python's parser takes them."""
+    raise ValueError(name)

@@ -1,0 +1,3 @@
+from nexus_tower_text.conformance import TestText, TestToolCall
+
+__all__ = ["TestText", "TestToolCall"]

@@ -27,7 +27,7 @@ from nexus_teacher_zoo.recipes.text import Batch, TaskBatches, capability_of, ta
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Where and how long to train. `minutes` shortens the schedule to fit; a run that must repeat exactly sets steps only."""
+    """Where and how long to train. `minutes` shortens the schedule to fit; without it a run repeats exactly."""
 
     out: Path
     minutes: float | None = None
@@ -67,8 +67,10 @@ def loss_of(model: Any, batch: Batch, device: str) -> Any:
     from torch.nn import functional
 
     ids, weights = batch.ids.to(device), batch.weights.to(device)
+    # The balance loss is asked for here and not in the saved config, where it would burden every later forward pass.
+    router = {"output_router_logits": True} if hasattr(model.config, "router_aux_loss_coef") else {}
     with torch.autocast(device, dtype=torch.bfloat16):
-        output = model(input_ids=ids, use_cache=False)
+        output = model(input_ids=ids, use_cache=False, **router)
     logits = output.logits[:, :-1].float()
     token_loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     weights = weights[:, 1:].flatten()

@@ -1,6 +1,7 @@
 """Word problems of two to four steps: an opening, events and a question, each of which may carry one operation.
 
-The chain of operations and numbers decides the split, by its hash: a chain of one split appears in no other, whatever the words.
+The hash of the chain of operations and numbers decides the split: a chain of one split appears in no other, whatever
+the words.
 """
 
 from __future__ import annotations

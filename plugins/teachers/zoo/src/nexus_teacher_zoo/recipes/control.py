@@ -8,9 +8,9 @@ from nexus_core.types import CapabilityMetric, SampleRequest, Split
 
 
 def memorisation_control(metric: CapabilityMetric, request: SampleRequest, train_samples: int) -> dict[str, Any]:
-    """Score of a machine that only remembers: each prompt is answered with the target of the most similar train prompt.
+    """Score of a machine that only remembers: each prompt gets the target of the most similar train prompt.
 
-    Similarity is the cosine of TF-IDF vectors of words and numbers (1- and 2-grams), over `train_samples` of the train split.
+    Similarity is the cosine of TF-IDF vectors of words and numbers (1- and 2-grams), over part of the train split.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 

@@ -1,7 +1,7 @@
 """General text that lies on any machine with Python: the standard library, its help topics and the licence.
 
-It holds none of the capabilities' tasks. Documents are ordered by name, so the corpus is the same for a given Python build;
-one document in twenty, by the hash of its name, is held out.
+It holds none of the capabilities' tasks. Documents are ordered by name, so the corpus is the same for a given Python
+build; one document in twenty, by the hash of its name, is held out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from nexus_teacher_zoo.recipes.recipe import Recipe, Stage
 from nexus_teacher_zoo.recipes.text import END, Batch
 
-SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "encodings", "__pycache__", "ensurepip", "turtledemo"}
+SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "encodings", "ensurepip", "turtledemo"}
 LARGEST = 200_000  # characters; larger files are tables
 
 

@@ -21,7 +21,7 @@ class Score:
 
 
 def wilson(mean: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a proportion; unlike a bootstrap it does not collapse at 0 or 1. Conservative for graded scores."""
+    """95 % interval of a proportion; unlike a bootstrap it does not collapse to a point at 0 or 1."""
     centre, spread = mean + z * z / (2 * n), z * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return round(max(0.0, (centre - spread) / scale), 4), round(min(1.0, (centre + spread) / scale), 4)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from nexus_core.errors import DataError, PluginError
+from nexus_core.errors import DataError
 from nexus_core.types import CapabilityMetric, Sample, SampleRequest, Split
 from nexus_teacher_zoo.recipes.recipe import Recipe, Stage, TokenizerSpec
 
@@ -30,13 +30,10 @@ CHAT_TEMPLATE = (
 
 
 def capability_of(name: str) -> CapabilityMetric:
-    """The capability pack called `name`, through the public hook of whichever distribution answers for it."""
-    from importlib.metadata import entry_points
+    """The capability pack called `name`, through the public facade."""
+    from nexus_core.plugins import Plugins
 
-    for entry in entry_points(group="nexus.capabilities"):
-        if entry.name == name and (metric := entry.load().capability_metric(name=name)) is not None:
-            return metric  # type: ignore[no-any-return]
-    raise PluginError(f"no installed pack measures {name!r}", f"pip install nexus-capability-{name.replace('_', '-')}")
+    return Plugins([name]).capability_metric(name)
 
 
 def train_tokenizer(spec: TokenizerSpec, texts: Iterable[str]) -> Any:

@@ -1,0 +1,1 @@
+"""Capability pack `math`: expressions, equations, percentages, units, rates, and GSM8K."""

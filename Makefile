@@ -1,0 +1,42 @@
+# Each target works from nothing: a clone, Python 3.11 and a package index.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PLUGINS := $(sort $(wildcard plugins/teachers/* plugins/capabilities/* plugins/towers/*))
+STAMP := .venv/.installed
+
+.PHONY: run test install lint docs bench zoo clean
+
+run: install  ## what there is so far; becomes `nexus run` when the pipeline lands
+	$(BIN)/nexus doctor
+	$(BIN)/nexus plugins
+	@echo "The pipeline (nexus run) is not built yet: until then this target shows the machine and the plugins."
+
+test: install lint  ## everything that CI runs
+	$(BIN)/python -m pytest -q -n 2 --slow-share today
+
+install: $(STAMP)  ## the environment in .venv
+
+# The stamp comes last: an interrupted installation is done again.
+$(STAMP): pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[all,dev]' $(PLUGINS:%=-e %)
+	touch $(STAMP)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: install  ## regenerate the reference pages
+	$(BIN)/python docs/generate.py
+
+bench: install  ## every benchmark prints ratios against a named peer
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+zoo: install  ## train the zoo's teachers again, from their recipes (hours on two cores)
+	$(BIN)/python -m nexus_teacher_zoo.recipes all
+
+clean:
+	rm -rf .venv build dist runs

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from enum import Enum
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from nexus_core.atomic import write_atomic
 from nexus_core.errors import StateError
 from nexus_core.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 STATE_FILE = Path(".pipeline_state.json")
 SCHEMA_VERSION = 1
@@ -50,10 +52,12 @@ class StateStore:
     def __init__(self, path: Path = STATE_FILE) -> None:
         self.path = path
         self._lock_path = path.with_name(f"{path.name}.lock")
-        self._lock = FileLock(self._lock_path, timeout=0)
+        self._lock = _file_lock(self._lock_path)
         self._data: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
+        from filelock import Timeout
+
         holder = _holder(self._lock_path)
         try:
             self._lock.acquire()
@@ -79,14 +83,14 @@ class StateStore:
 
     def merge_flags(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Record the flags that are given, keep the others as they were recorded, and return all of them."""
-        state = json.loads(json.dumps(self._state()))
+        state = deepcopy(self._state())
         for name, value in given.items():
             section = _section_of(name)
             if value is NOT_GIVEN:
                 continue
             target = state.setdefault(section, {}) if section else state
             target[name] = _plain(value)
-        _validate(state, "the command line")
+        _validate(state, "the command line", "give that flag another value")
         if state != self._data:
             self._save(state)
         return self.flags
@@ -156,14 +160,14 @@ def read_state(path: Path = STATE_FILE) -> dict[str, Any]:
     return dict(state)
 
 
-def _validate(state: Any, where: str) -> None:
+def _validate(state: Any, where: str, hint: str = _RESET) -> None:
     """Raise StateError that names the first wrong key."""
     version = state.get("schema_version") if isinstance(state, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         message = f"{where} was written by a newer Nexus (schema_version {version}; this one knows {SCHEMA_VERSION})"
         raise StateError(message, "upgrade nexus-core, or start over with `nexus run --reset`")
     for error in _validator().iter_errors(state):
-        raise StateError(f"{where}: {_explain(error)}", _RESET)
+        raise StateError(f"{where}: {_explain(error)}", hint)
 
 
 @cache
@@ -237,6 +241,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number that can be used")
+
+
+def _file_lock(path: Path) -> FileLock:
+    from filelock import FileLock  # 40 ms: not for those who only ask for help
+
+    return FileLock(path, timeout=0)
 
 
 def _holder(lock: Path) -> str:

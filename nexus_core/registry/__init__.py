@@ -1,9 +1,9 @@
 """registry.yaml: towers, capabilities with their contracts, teachers. The single source of every threshold."""
 
-from nexus_core.registry.load import check_registry, find_registry, load_registry
+from nexus_core.registry.load import check_registry, find_registry, load_registry, load_tolerant
 from nexus_core.registry.model import CapabilityRow, Presence, Registry, TeacherRow, TowerRow
 from nexus_core.registry.paths import resolve_path
-from nexus_core.registry.problems import Problem, did_you_mean
+from nexus_core.registry.problems import Problem
 
 __all__ = [
     "CapabilityRow",
@@ -13,8 +13,8 @@ __all__ = [
     "TeacherRow",
     "TowerRow",
     "check_registry",
-    "did_you_mean",
     "find_registry",
     "load_registry",
+    "load_tolerant",
     "resolve_path",
 ]

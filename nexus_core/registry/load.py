@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nexus_core.errors import RegistryError
 from nexus_core.registry.model import Registry
-from nexus_core.registry.problems import Problem, raise_first
-from nexus_core.registry.reader import Document, read_document
+from nexus_core.registry.problems import Problem, ProblemError, raise_first
+from nexus_core.registry.reader import read_document
 from nexus_core.registry.rows import build_registry
 from nexus_core.registry.rules import check_rules
 from nexus_core.registry.shape import check_shape
@@ -42,15 +42,42 @@ def load_registry(path: str | Path | None = None, fragments: Fragments = ()) -> 
     return build_registry(merged)
 
 
+def load_tolerant(path: str | Path | None, fragments: Fragments) -> tuple[Registry, list[Problem]]:
+    """As `load_registry`, but a plugin's faulty fragment is left out and its problems are returned.
+
+    One broken plugin must not stop every command. Problems of the registry itself are still raised.
+    """
+    found = find_registry(path)
+    dropped: list[Problem] = []
+    while True:
+        merged, problems = _read(found, fragments)
+        raise_first([problem for problem in problems if problem.path == found])
+        if not problems:
+            return build_registry(merged), dropped
+        dropped += problems
+        faulty = {problem.path for problem in problems}
+        fragments = [fragment for fragment in fragments if fragment[1] not in faulty]
+
+
 def check_registry(path: str | Path | None = None, fragments: Fragments = ()) -> list[Problem]:
-    """Every problem, not only the first. A file that is not YAML at all raises RegistryError."""
+    """Every problem, not only the first."""
     return _read(find_registry(path), fragments)[1]
 
 
 def _read(path: Path, fragments: Fragments) -> tuple[Merged, list[Problem]]:
-    sources = [Source(PROJECT, read_document(path))]
-    sources += [Source(plugin, read_document(fragment)) for plugin, fragment in fragments]
-    problems = [problem for source in sources for problem in _shape(source)]
+    sources: list[Source] = []
+    problems: list[Problem] = []
+    files = {path: PROJECT}
+    for plugin, file in fragments:
+        files.setdefault(file, plugin)  # one package may hold several plugins, and then they share its file
+    for file, owner in files.items():
+        try:
+            source = Source(owner, read_document(file))
+        except ProblemError as error:
+            problems.append(error.problem)
+        else:
+            sources.append(source)
+            problems += _shape(source)
     if problems:  # the rules below rely on the shape
         return Merged({}, {}), problems
     merged, problems = _merge(sources)
@@ -58,8 +85,7 @@ def _read(path: Path, fragments: Fragments) -> tuple[Merged, list[Problem]]:
 
 
 def _shape(source: Source) -> list[Problem]:
-    document: Document = source.document
-    return [*document.problems, *check_shape(document, fragment=source.owner != PROJECT)]
+    return [*source.document.problems, *check_shape(source.document, fragment=source.owner != PROJECT)]
 
 
 def _merge(sources: Sequence[Source]) -> tuple[Merged, list[Problem]]:

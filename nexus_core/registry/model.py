@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nexus_core.errors import RegistryError
-from nexus_core.registry.problems import did_you_mean
+from nexus_core.suggest import did_you_mean
 from nexus_core.types import Contract, Direction, Thresholds
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path, PurePosixPath
 
+from nexus_core.discovery import package_file
 from nexus_core.registry.model import Presence, TeacherRow
 
 PACKAGE = "package:"
@@ -29,11 +29,12 @@ def _in_package(location: str) -> Presence:
     module, rest = (parts[0], parts[1:]) if parts else ("", ())
     if ".." in parts or not module.isidentifier() or not rest:
         return Presence(None, f'"{PACKAGE}{location}" is not of the form {PACKAGE}MODULE/relative/path')
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
+    found = package_file(module, str(PurePosixPath(*rest)))
+    if found is not None:
+        return _existing(found)
+    if package_file(module, ".") is None:
         return Presence(None, f"the package {module} is not installed")
-    found = [_existing(Path(root, *rest)) for root in spec.submodule_search_locations]
-    return next((presence for presence in found if presence.present), found[0])
+    return Presence(None, f"the package {module} has no {PurePosixPath(*rest)}")
 
 
 def _existing(path: Path) -> Presence:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nexus_core.errors import RegistryError
+
+
+class ProblemError(RegistryError):
+    """A RegistryError that knows its place."""
+
+    def __init__(self, problem: Problem, more: int = 0) -> None:
+        others = f" (and {more} more: `nexus registry check {problem.path}` lists all)" if more else ""
+        super().__init__(f"{problem}{others}", problem.hint)
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +30,8 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.message}"
 
-    def error(self, more: int = 0) -> RegistryError:
-        """This problem as an error that counts the others."""
-        text = str(self) if not more else f"{self} (and {more} more: `nexus registry check {self.path}` lists all)"
-        return RegistryError(text, self.hint)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean "metric"?`, or nothing when no known word is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f'; did you mean "{close[0]}"?' if close else ""
-
 
 def raise_first(problems: Sequence[Problem]) -> None:
     """Raise the first problem, if there is one, with the number of the others."""
     if problems:
-        raise problems[0].error(more=len(problems) - 1)
+        raise ProblemError(problems[0], more=len(problems) - 1)

@@ -14,8 +14,7 @@ from typing import Any
 
 import yaml
 
-from nexus_core.errors import RegistryError
-from nexus_core.registry.problems import Problem
+from nexus_core.registry.problems import Problem, ProblemError
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 16  # the deepest legitimate value, a number in a teacher's contract, lies at depth 5
@@ -57,7 +56,7 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read one registry file; raise RegistryError, with its line, when it is not YAML of the plain kind."""
+    """Read one registry file; raise ProblemError, with its line, when it is not YAML of the plain kind."""
     return parse_document(_read_text(path), path)
 
 
@@ -71,7 +70,7 @@ def parse_document(text: str, path: Path) -> Document:
         raise _syntax_error(path, text, error) from error
     if not isinstance(root, dict):
         what = "empty" if root is None else f"a {_kind(root)}, not a mapping"
-        raise RegistryError(f"{path}:1: the file is {what}", "start from the registry.yaml that ships with Nexus")
+        raise _unreadable(path, 1, f"the file is {what}", "start from the registry.yaml that ships with Nexus")
     document.data = root
     return document
 
@@ -81,24 +80,28 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise RegistryError(f"{path}: cannot be read ({error.strerror})", "give the path of a registry.yaml") from error
+        raise _unreadable(path, 1, f"cannot be read ({error.strerror})", "give the path of a registry.yaml") from error
     if len(raw) > MAX_BYTES:
-        raise RegistryError(f"{path}: larger than {MAX_BYTES // 1024**2} MB", "a registry holds rows, not data")
+        raise _unreadable(path, 1, f"larger than {MAX_BYTES // 1024**2} MB", "a registry holds rows, not data")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise RegistryError(f"{path}:{line}: not UTF-8 text (byte {error.start})", "save the file as UTF-8") from error
+        raise _unreadable(path, line, f"not UTF-8 text (byte {error.start})", "save the file as UTF-8") from error
 
 
-def _syntax_error(path: Path, text: str, error: yaml.YAMLError) -> RegistryError:
+def _unreadable(path: Path, line: int, message: str, hint: str) -> ProblemError:
+    return ProblemError(Problem(path, line, message, hint))
+
+
+def _syntax_error(path: Path, text: str, error: yaml.YAMLError) -> ProblemError:
     mark = getattr(error, "problem_mark", None)
     line = mark.line + 1 if mark else 1
     written = next(iter(text.splitlines()[line - 1 : line]), "")
     if "\t" in written[: len(written) - len(written.lstrip())]:
-        return RegistryError(f"{path}:{line}: a tab in the indentation", "indent with spaces: YAML forbids tabs there")
+        return _unreadable(path, line, "a tab in the indentation", "indent with spaces: YAML forbids tabs there")
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
-    return RegistryError(f"{path}:{line}: not YAML: {reason}", f"look at line {line}, and at the one before it")
+    return _unreadable(path, line, f"not YAML: {reason}", f"look at line {line}, and at the one before it")
 
 
 def _events(loader: Any) -> Iterator[yaml.Event]:
@@ -142,8 +145,8 @@ class _Builder:
                 handler(event)
         return self.root
 
-    def _refuse(self, event: Any, message: str, hint: str) -> RegistryError:
-        return RegistryError(f"{self.document.path}:{event.start_mark.line + 1}: {message}", hint)
+    def _refuse(self, event: Any, message: str, hint: str) -> ProblemError:
+        return _unreadable(self.document.path, event.start_mark.line + 1, message, hint)
 
     def _document(self, event: Any) -> None:
         self.documents += 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nexus_core.registry.problems import Problem, did_you_mean
+from nexus_core.registry.problems import Problem
 from nexus_core.registry.sources import Merged, RawRow
+from nexus_core.suggest import did_you_mean
 
 
 def check_rules(merged: Merged) -> list[Problem]:

@@ -8,8 +8,9 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from nexus_core.registry.problems import Problem, did_you_mean
+from nexus_core.registry.problems import Problem
 from nexus_core.registry.reader import Document, Key
+from nexus_core.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator

@@ -1,0 +1,192 @@
+"""Make registry rows from a CSV of teachers, by appending text: hand edits and comments of the file stay."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nexus_core.atomic import write_atomic
+from nexus_core.registry.csv_rows import CsvTeacher, read_csv
+from nexus_core.registry.load import check_registry
+from nexus_core.registry.problems import Problem, ProblemError, raise_first
+from nexus_core.registry.reader import Document, parse_document, read_document
+from nexus_core.resources import shared_path
+
+_LONGEST_ID = 128  # an id names a directory
+_UNKNOWN_LICENSE = "unknown: check before profiling"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did: ids added and kept, hand edits that it left alone, and what it could not map."""
+
+    registry: Path
+    added: tuple[str, ...]
+    kept: tuple[str, ...]
+    edited: tuple[str, ...]
+    unmapped: tuple[str, ...]
+    text: str
+
+
+def import_csv(csv_path: Path, registry_path: Path, dry_run: bool = False) -> ImportReport:
+    """Append a row for each teacher of the CSV that the registry does not have yet.
+
+    A registry that does not exist yet starts as a copy of the one that ships.
+    """
+    teachers = read_csv(csv_path)
+    start = registry_path if registry_path.exists() else shared_path("registry.yaml")
+    raise_first(check_registry(start))
+    document = read_document(start)
+    known = _known(document)
+    new = [teacher for teacher in teachers if not _match(known, teacher)]
+    old = {match: teacher for teacher in teachers if (match := _match(known, teacher))}
+    rows = _new_rows(csv_path, document, new)
+    text = _insert(document, rows)
+    if not dry_run:
+        _write(registry_path, start, text if rows else None)
+    return ImportReport(
+        registry=registry_path,
+        added=tuple(rows),
+        kept=tuple(old),
+        edited=tuple(edit for row_id, teacher in old.items() for edit in _edits(row_id, known[row_id], teacher)),
+        unmapped=tuple(f"{row_id}: {row['category']}" for row_id, row in rows.items() if row.get("unmapped")),
+        text=_render(rows, 0),
+    )
+
+
+def teacher_id(name: str) -> str:
+    """The id of a teacher: its name in lower case, with `-` for everything but letters, digits and dots."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.casefold()).strip("-.")
+
+
+def _known(document: Document) -> dict[str, dict[str, Any]]:
+    teachers: dict[str, dict[str, Any]] = document.data["teachers"]
+    return teachers
+
+
+def _match(known: dict[str, dict[str, Any]], teacher: CsvTeacher) -> str | None:
+    """Id of the row that this teacher already has, by name or by id."""
+    by_name = {row["name"].casefold(): row_id for row_id, row in known.items()}
+    own = teacher_id(teacher.name)
+    return by_name.get(teacher.name.casefold()) or (own if own in known else None)
+
+
+def _edits(row_id: str, row: dict[str, Any], teacher: CsvTeacher) -> list[str]:
+    fields = ("name", "parameters", "category", "best_feature")
+    return [
+        f'{row_id}: {name} is "{row[name]}", the CSV has "{getattr(teacher, name)}"'
+        for name in fields
+        if row[name] != getattr(teacher, name)
+    ]
+
+
+def _new_rows(csv_path: Path, document: Document, teachers: Sequence[CsvTeacher]) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    lines: dict[str, int] = {}
+    for teacher in teachers:
+        row_id = teacher_id(teacher.name)
+        if not row_id:
+            raise _error(
+                csv_path, teacher.line, f'no id can be made of "{teacher.name}"', "use Latin letters or digits"
+            )
+        first = lines.setdefault(row_id, teacher.line)
+        if first != teacher.line:
+            message = f'"{teacher.name}" gives the id {row_id}, and so does line {first}'
+            raise _error(csv_path, teacher.line, message, "give one of the two another name")
+        rows[row_id] = _row(document, teacher)
+    return rows
+
+
+def _row(document: Document, teacher: CsvTeacher) -> dict[str, Any]:
+    """A row in the CSV's wording, with what its category says; `unmapped` when it says nothing."""
+    row: dict[str, Any] = {
+        "name": teacher.name,
+        "parameters": teacher.parameters,
+        "category": teacher.category,
+        "best_feature": teacher.best_feature,
+    }
+    mapping = _mapping(document, teacher)
+    row["tower"] = mapping.get("tower")
+    row.update({key: mapping[key] for key in ("role", "mode") if key in mapping})
+    row["capabilities"] = mapping.get("capabilities", [])
+    if not mapping:
+        row["unmapped"] = True
+    return row | {"path": None, "license": _UNKNOWN_LICENSE}
+
+
+def _mapping(document: Document, teacher: CsvTeacher) -> dict[str, Any]:
+    """What the table says of this category, as far as this registry has the tower and the capabilities for it."""
+    category = teacher.category.casefold()
+    found = next((rule for rule in _rules() if re.search(rf"\b{re.escape(rule['word'])}\b", category)), None)
+    if found is None:
+        return {}
+    known = document.data["capabilities"]
+    wanted = found.get("capabilities", [])
+    if found["word"] == "refinement":  # such a row names what it refines as its best feature
+        wanted = [teacher.best_feature]
+    capabilities = [name for name in wanted if name in known]
+    if found["tower"] not in document.data["towers"] or len(capabilities) < len(wanted):
+        return {}
+    return {**found, "capabilities": capabilities}
+
+
+@cache
+def _rules() -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = json.loads(
+        files("nexus_core.registry").joinpath("categories.json").read_text("utf-8")
+    )
+    return rules
+
+
+def _insert(document: Document, rows: dict[str, dict[str, Any]]) -> str:
+    """The file's text with the rows after its last teacher."""
+    if not rows:
+        return document.text
+    place = document.places[("teachers",)]
+    lines = document.text.splitlines(keepends=True)
+    if place.flow and document.data["teachers"]:
+        hint = "write `teachers:` as a block: one indented line for each key"
+        raise ProblemError(
+            document.problem(("teachers",), "teachers are written in braces: nothing can be added", hint)
+        )
+    if place.flow:  # `teachers: {}`
+        lines[place.line - 1] = lines[place.line - 1].replace("{}", "").rstrip() + "\n"
+        end, column = place.line, 2
+    else:
+        end, column = place.end_line, place.column
+    while end > 1 and not lines[end - 1].strip():
+        end -= 1
+    if not lines[end - 1].endswith("\n"):
+        lines[end - 1] += "\n"
+    rendered = _render(rows, column).replace("\n", "\r\n" if lines[0].endswith("\r\n") else "\n")
+    text = "".join([*lines[:end], rendered, *lines[end:]])
+    added = parse_document(text, document.path).data["teachers"]
+    assert added == {**document.data["teachers"], **rows}, "an import adds its rows and changes nothing else"
+    return text
+
+
+def _render(rows: dict[str, dict[str, Any]], column: int) -> str:
+    if not rows:
+        return ""
+    dumped = yaml.safe_dump(rows, sort_keys=False, allow_unicode=True, width=100_000, default_flow_style=None)
+    return "".join(" " * column + line for line in dumped.splitlines(keepends=True))
+
+
+def _write(target: Path, start: Path, text: str | None) -> None:
+    if text is not None:
+        write_atomic(target, text.encode())
+    elif start != target:
+        shutil.copyfile(start, target)
+
+
+def _error(path: Path, line: int, message: str, hint: str) -> ProblemError:
+    return ProblemError(Problem(path, line, message, hint))

@@ -1,0 +1,49 @@
+"""What counts as uncensored data: it is reachable only with `allow_uncensored=True`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from nexus_core.errors import DataError
+
+WORD = re.compile(r"(?<![a-z0-9])uncensored(?![a-z0-9])")
+FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
+CARD_FLAG = re.compile(r"^uncensored:\s*[\"']?(true|yes)\b", re.IGNORECASE | re.MULTILINE)
+CARD_BYTES = 1 << 16
+
+
+def is_named_uncensored(parts: Iterable[str]) -> bool:
+    """Whether any part of a path has the word: `uncensored`, `uncensored.jsonl`, `wizard-70k_uncensored`."""
+    return any(WORD.search(part.lower()) for part in parts)
+
+
+def card_says_uncensored(folder: Path) -> bool:
+    """Whether the dataset card of `folder` (README.md) has `uncensored: true` in its front matter."""
+    card = folder / "README.md"
+    try:
+        with card.open("rb") as stream:
+            text = stream.read(CARD_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return False  # no card: nothing is claimed
+    match = FRONT_MATTER.match(text.removeprefix("\ufeff").replace("\r\n", "\n"))
+    return match is not None and CARD_FLAG.search(match[1]) is not None
+
+
+def refuse_uncensored(shown: str, path: Path, allow: bool) -> None:
+    """`DataError` when the dataset itself, as named or as it resolves, is uncensored and that was not allowed."""
+    if allow:
+        return
+    real = path.resolve()
+    folders = [real, *real.parents]
+    if is_named_uncensored([*path.parts, *real.parts]) or any(map(card_says_uncensored, folders)):
+        raise uncensored_error(shown)
+
+
+def uncensored_error(shown: str) -> DataError:
+    """The error for a dataset that was not asked for by the flag."""
+    return DataError(
+        f"{shown}: this is uncensored data, which only the isolated capability may read",
+        "pass allow_uncensored=True if that is what you are doing",
+    )

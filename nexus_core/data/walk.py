@@ -1,0 +1,178 @@
+"""Walk a folder of data: what is a data file, what is left out and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nexus_core.data.guard import PICKLES, refuse_split
+from nexus_core.data.readers import MODALITY, READERS
+from nexus_core.data.records import LoaderOptions
+from nexus_core.data.uncensored import card_says_uncensored, is_named_uncensored
+from nexus_core.errors import DataError
+
+LEFTOVER_FOLDERS = frozenset({".cache", ".git", "__MACOSX", "__pycache__", ".ipynb_checkpoints"})
+LEFTOVER_SUFFIXES = (".metadata", ".incomplete", ".lock")
+SIDECARS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+WEIGHTS = (".safetensors", ".gguf", ".nemo")
+CONFIG_BYTES = 1 << 20
+
+
+def reader_key(name: str) -> str:
+    """The key of a file's reader: its suffix in small letters, or `tfevents`."""
+    if ".tfevents." in name:
+        return "tfevents"
+    return PurePosixPath(name).suffix.lower()
+
+
+def refuse_other_modality(name: str, wanted: str | None) -> None:
+    """`DataError` when a file is audio, say, where text is expected."""
+    kind = MODALITY.get(reader_key(name), wanted)
+    if wanted and kind != wanted:
+        raise DataError(f"{name}: this is {kind}, and {wanted} is expected", f"pass {wanted} data")
+
+
+@dataclass(slots=True)
+class Walk:
+    """Collects the names of data files under one root, and counts the rest."""
+
+    options: LoaderOptions
+    allow_uncensored: bool
+    names: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def local(self, root: Path) -> None:
+        """Everything under `root`: the files of a folder in sorted order, then its sub-folders in sorted order."""
+        links = _allowed_roots(root)
+        pending = [""]
+        while pending:
+            folder = pending.pop()
+            with os.scandir(root / folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+            below = f"{folder}/" if folder else ""
+            folders = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+            files = [e.name for e in entries if not e.is_dir(follow_symlinks=False) and self._usable(e, links)]
+            if folder and self._is_left_out(root / folder, files):
+                continue
+            self.take(below, files)
+            pending.extend(f"{below}{name}" for name in reversed(folders) if self._enters(name))
+
+    def remote(self, paths: Sequence[str], read: Callable[[str], bytes]) -> None:
+        """The same for the sorted list of `paths` below a root, as object stores give it."""
+        by_folder: dict[str, list[str]] = {}
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            by_folder.setdefault(folder, []).append(name)
+        left_out: list[str] = []
+        for folder, names in sorted(by_folder.items()):
+            if any(f"{folder}/".startswith(f"{other}/") for other in left_out):
+                continue
+            entered = all(map(self._enters, folder.split("/"))) if folder else True
+            is_model = bool(folder) and is_model_folder(names, lambda f=folder: read(f"{f}/config.json"))  # type: ignore[misc]
+            if is_model:
+                self.skipped["model folder"] += 1
+            if is_model or not entered:
+                left_out.append(folder)
+                continue
+            self.take(f"{folder}/" if folder else "", names)
+
+    def take(self, below: str, names: Sequence[str]) -> None:
+        """The data files among `names`, all in one folder."""
+        captions = {PurePosixPath(n).stem for n in names if MODALITY.get(reader_key(n)) == "image"}
+        for name in names:
+            if name.lower().endswith(".txt") and PurePosixPath(name).stem in captions:
+                continue  # read with its image
+            reason = self._reason(name)
+            if reason:
+                self.skipped[reason] += 1
+            else:
+                self.names.append(below + name)
+
+    def _reason(self, name: str) -> str:
+        """Why a file is left out, "" when it is read."""
+        kind = reader_key(name)
+        if name.startswith(".") or name.endswith(LEFTOVER_SUFFIXES):
+            return "hub leftover or hidden file"
+        if not self.allow_uncensored and is_named_uncensored([name]):
+            return "uncensored"
+        refuse_split(name)
+        if kind == "tfevents":
+            return "" if self.options.tensorboard else "TensorBoard events"
+        if kind in PICKLES:
+            return f"pickle refused ({kind})"
+        if name in SIDECARS:
+            return "dataset metadata"
+        if kind not in READERS:
+            return f"not a data file ({kind or 'no suffix'})"
+        wanted = self.options.modality
+        found = MODALITY.get(kind)
+        return f"{found}, not {wanted}" if wanted and found and found != wanted else ""
+
+    def _enters(self, name: str) -> bool:
+        if name in LEFTOVER_FOLDERS or name.startswith("."):
+            self.skipped["hub leftover or hidden folder"] += 1
+            return False
+        if not self.allow_uncensored and is_named_uncensored([name]):
+            self.skipped["uncensored"] += 1
+            return False
+        return True
+
+    def _is_left_out(self, folder: Path, files: Sequence[str]) -> bool:
+        if is_model_folder(files, lambda: read_start(folder / "config.json")):
+            self.skipped["model folder"] += 1
+            return True
+        if not self.allow_uncensored and "README.md" in files and card_says_uncensored(folder):
+            self.skipped["uncensored"] += 1
+            return True
+        return False
+
+    def _usable(self, entry: os.DirEntry[str], roots: Sequence[Path]) -> bool:
+        if not entry.is_symlink():
+            if not entry.is_file():
+                self.skipped["not a regular file"] += 1
+                return False
+            return True
+        reason = ""
+        target = Path(os.path.realpath(entry.path))
+        if not target.exists():
+            reason = "broken link"
+        elif target.is_dir():
+            reason = "link to a folder"
+        elif not target.is_file() or not any(target.is_relative_to(root) for root in roots):
+            reason = "link out of the dataset"
+        elif not self.allow_uncensored and is_named_uncensored(target.parts):
+            reason = "uncensored"
+        if reason:
+            self.skipped[reason] += 1
+        return not reason
+
+
+def _allowed_roots(root: Path) -> list[Path]:
+    """Where links may lead: the dataset itself, and the blobs of a hub cache that it is a snapshot of."""
+    real = root.resolve()
+    snapshots = [folder.parent for folder in (real, *real.parents) if folder.parent.name == "snapshots"]
+    return [real, *(folder.parent / "blobs" for folder in snapshots)]
+
+
+def is_model_folder(files: Sequence[str], read_config: Callable[[], bytes]) -> bool:
+    """Whether the files of a folder are a model's, which a data folder may contain."""
+    if "model_index.json" in files or any(f.endswith(WEIGHTS) or f.startswith("pytorch_model") for f in files):
+        return True
+    if "config.json" not in files:
+        return False
+    try:
+        config: Any = json.loads(read_config())
+    except ValueError:
+        return False  # not a model's configuration; if it is data, its reader will say what is wrong
+    return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
+
+
+def read_start(path: Path) -> bytes:
+    """The first bytes of a small file."""
+    with path.open("rb") as stream:
+        return stream.read(CONFIG_BYTES)

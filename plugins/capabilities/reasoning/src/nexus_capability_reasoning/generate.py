@@ -45,7 +45,8 @@ class Problem:
 
     def apply(self, operation: str, left: int, right: int) -> None:
         self.value = compute(operation, left, right)
-        self.steps.append(f"{left}{operation}{right}={self.value}")
+        # Three columns each, as one adds on paper: place values stand at fixed distances, which a small model can learn.
+        self.steps.append(f"{left:03}{operation}{right:03}={self.value:03}")
 
 
 def compute(operation: str, left: int, right: int) -> int:

@@ -15,6 +15,8 @@ from nexus_teacher_zoo.recipes.evaluate import Score, score_checkpoint
 from nexus_teacher_zoo.recipes.recipe import Recipe
 from nexus_teacher_zoo.recipes.text import capability_of
 
+TEXT_CAPABILITIES = ("reasoning", "math", "code", "tools", "long_context")
+
 
 def write_card(recipe: Recipe, out: Path, steps: int, minutes: float) -> str:
     """Measure the saved checkpoint on the verify split and write `card.yaml` beside it; returns its text."""
@@ -37,6 +39,7 @@ def write_card(recipe: Recipe, out: Path, steps: int, minutes: float) -> str:
         card["held_out"] = _held_out(recipe, out, capability_of(recipe.capability))
     else:
         card["held_out"] = corpus_loss(out)
+        card["capabilities"] = _ignorance(out)
     text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=110)
     (out / "card.yaml").write_text(text, "utf-8")
     return text
@@ -53,6 +56,15 @@ def _held_out(recipe: Recipe, out: Path, metric: CapabilityMetric) -> dict[str, 
         "baselines": baseline_scores(metric, request),
         "memorisation_control": memorisation_control(metric, request, recipe.control_samples),
     }
+
+
+def _ignorance(out: Path, n: int = 100) -> dict[str, Any]:
+    """A backbone's scores on every text capability, beside the random baseline: it should know none."""
+    scores = {}
+    for name in TEXT_CAPABILITIES:
+        metric, request = capability_of(name), SampleRequest(Split.VERIFY, n=n)
+        scores[name] = {**as_data(score_checkpoint(out, metric, n)), "baselines": baseline_scores(metric, request)}
+    return scores
 
 
 def as_data(score: Score) -> dict[str, Any]:

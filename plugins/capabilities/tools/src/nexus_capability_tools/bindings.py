@@ -6,15 +6,19 @@ import hashlib
 import importlib.util
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nexus_capability_tools.calls import clean_schema
 from nexus_capability_tools.generator import call_text
 from nexus_core.errors import DataError
 from nexus_core.types import Sample, SampleRequest, Split
+
+if TYPE_CHECKING:
+    from nexus_core.data import StreamingDataLoader
 
 BFCL_PACKAGE = "bfcl-eval==2026.3.23"
 BFCL_CATEGORIES = ("simple_python", "multiple")  # one call is right; the others need several calls or turns
@@ -22,6 +26,8 @@ BFCL_CATEGORIES = ("simple_python", "multiple")  # one call is right; the others
 _TOOLS = ("tools", "functions", "function")
 _QUESTIONS = ("messages", "question", "query", "prompt", "input", "instruction")
 _ANSWERS = ("answer", "answers", "tool_calls", "ground_truth", "target", "output", "response")
+
+_NEEDED = "a row needs tools (or functions), a question (or messages) and an answer: one call"
 
 _PROMPT = (
     "Tools: {tools}\nRequest: {question}\n"
@@ -31,7 +37,9 @@ _PROMPT = (
 
 def bind(request: SampleRequest) -> Iterator[Sample]:
     """Samples of `request.data`. Each row belongs to one split by the hash of what it asks."""
-    rows = _bfcl_rows(request.seed) if request.data == "bfcl" else _path_rows(str(request.data), request.seed)
+    data = str(request.data)
+    files = bfcl_files(bfcl_folder()) if data == "bfcl" else bfcl_files(Path(data))
+    rows = _bfcl_rows(files, request.seed) if files else _path_rows(data, request.seed)
     samples = (sample_from_row(row, where) for row, where in rows)
     return islice((sample for sample in samples if _split_of(sample) is request.split), request.n)
 
@@ -47,32 +55,61 @@ def bfcl_folder() -> Path:
     spec = importlib.util.find_spec("bfcl_eval")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("the benchmark `bfcl` is not installed", f"pip install --no-deps {BFCL_PACKAGE}")
-    folder = Path(spec.submodule_search_locations[0]) / "data"
-    missing = [name for name in BFCL_CATEGORIES if not (folder / f"BFCL_v4_{name}.json").is_file()]
-    if missing:
-        raise DataError(f"{folder} has no BFCL v4 category {missing[0]}", f"pip install --no-deps {BFCL_PACKAGE}")
-    return folder
+    return Path(spec.submodule_search_locations[0]) / "data"
 
 
-def _bfcl_rows(seed: int) -> Iterator[tuple[Mapping[str, Any], str]]:
+def bfcl_files(path: Path) -> list[Path]:
+    """BFCL's question files at `path` (its data folder, or one file of it): those with a file of answers beside them."""
+    if path.is_file():
+        files = [path]
+    else:
+        files = [file for category in BFCL_CATEGORIES for file in sorted(path.glob(f"BFCL_v[0-9]_{category}.json"))]
+    return [file for file in files if (file.parent / "possible_answer" / file.name).is_file()]
+
+
+def _bfcl_rows(files: Sequence[Path], seed: int) -> Iterator[tuple[Mapping[str, Any], str]]:
     rows = []
-    for category in BFCL_CATEGORIES:
-        path = bfcl_folder() / f"BFCL_v4_{category}.json"
-        asked = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        possible = path.parent / "possible_answer" / path.name
-        answers = map(json.loads, possible.read_text(encoding="utf-8").splitlines())
-        truths = {row["id"]: row["ground_truth"] for row in answers}
-        rows += [({**row, "ground_truth": truths[row["id"]], "stratum": category}, row["id"]) for row in asked]
+    for path in files:
+        answers = {row["id"]: row["ground_truth"] for row in _json_lines(path.parent / "possible_answer" / path.name)}
+        stratum = re.sub(r"^BFCL_v\d+_", "", path.stem)
+        rows += [
+            ({**row, "ground_truth": answers.get(row["id"]), "stratum": stratum}, f"{path.name}, {row['id']}")
+            for row in _json_lines(path)
+        ]
     random.Random(f"bfcl/{seed}").shuffle(rows)
     yield from rows
 
 
-def _path_rows(path: str, seed: int) -> Iterator[tuple[Mapping[str, Any], str]]:
-    from nexus_core.data import StreamingDataLoader
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: not JSON", f"pip install --no-deps {BFCL_PACKAGE}") from error
+        if not isinstance(row, dict) or "id" not in row:
+            raise DataError(f"{path}, line {number}: a row without an id", f"pip install --no-deps {BFCL_PACKAGE}")
+        yield row
 
-    for record in StreamingDataLoader(path, seed=seed):
-        row = {"question": record.input, "answer": record.target, **record.fields}
-        yield row, f"{record.source}, row {record.index}"
+
+def _path_rows(path: str, seed: int) -> Iterator[tuple[Mapping[str, Any], str]]:
+    for record in _loader(path, seed):
+        yield record.fields, f"{record.source}, row {record.index}"
+
+
+def _loader(path: str, seed: int) -> StreamingDataLoader:
+    """The rows at `path`, whole: the loader is only asked to insist on the key that holds the tools."""
+    from nexus_core.data import LoaderOptions, StreamingDataLoader
+
+    reasons: list[str] = []
+    for key in _TOOLS:
+        loader = StreamingDataLoader(path, seed=seed, options=LoaderOptions(keys=(key, key)))
+        try:
+            next(iter(loader))
+        except DataError as error:
+            reasons.append(error.message)
+        else:
+            return loader
+    raise DataError(reasons[-1], _NEEDED)
 
 
 def _get(row: Mapping[str, Any], keys: tuple[str, ...], where: str) -> Any:
@@ -81,7 +118,7 @@ def _get(row: Mapping[str, Any], keys: tuple[str, ...], where: str) -> Any:
             return row[key]
     raise DataError(
         f"{where}: none of the keys {', '.join(keys)}; found {', '.join(map(str, row)) or 'nothing'}",
-        "a row needs tools, a question (or messages) and an answer",
+        _NEEDED,
     )
 
 
@@ -120,7 +157,7 @@ def _tools(value: Any, where: str) -> dict[str, dict[str, Any]]:
         if isinstance(parameters, Mapping) and "properties" not in parameters:  # a bare mapping of arguments
             parameters = {"type": "object", "properties": {k: v for k, v in parameters.items() if k != "type"}}
         description = str(tool.get("description", ""))
-        tools[tool["name"]] = {"description": description, "parameters": clean_schema(parameters)}
+        tools[tool["name"]] = {"description": description, "parameters": clean_schema(parameters, where)}
     if not tools:
         raise DataError(f"{where}: no tools", "each row needs at least one tool with name and parameters")
     return tools
@@ -168,7 +205,9 @@ def sample_from_row(row: Mapping[str, Any], where: str) -> Sample:
     question = _question(_get(row, _QUESTIONS, where), where)
     name, arguments, is_possible = _call(_get(row, _ANSWERS, where), where)
     if name not in tools:
-        raise DataError(f"{where}: the answer calls {name!r}, which is no tool of the row", f"offered: {', '.join(tools)}")
+        raise DataError(
+            f"{where}: the answer calls {name!r}, which is no tool of the row", f"offered: {', '.join(tools)}"
+        )
     shown = json.dumps([{"name": key, **tool} for key, tool in tools.items()], ensure_ascii=False)
     meta: dict[str, Any] = {"tools": {key: tool["parameters"] for key, tool in tools.items()}}
     if is_possible:

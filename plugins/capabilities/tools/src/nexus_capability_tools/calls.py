@@ -21,25 +21,29 @@ _TYPES = {"dict": "object", "float": "number", "tuple": "array", "list": "array"
 _COPIED = ("description", "enum", "minimum", "maximum", "minLength", "maxLength", "required", "additionalProperties")
 
 
-def clean_schema(schema: Any) -> dict[str, Any]:
+def clean_schema(schema: Any, where: str) -> dict[str, Any]:
     """A foreign tool schema as plain JSON Schema, from an allow-list of keywords."""
     if not isinstance(schema, Mapping):
-        raise DataError(f"a tool's parameters are {type(schema).__name__}, not an object", "write a JSON Schema object")
+        raise DataError(
+            f"{where}: a tool's parameters are {type(schema).__name__}, not an object", "write a JSON Schema object"
+        )
     cleaned: dict[str, Any] = {key: schema[key] for key in _COPIED if key in schema}
     if isinstance(cleaned.get("additionalProperties"), Mapping):
-        cleaned["additionalProperties"] = clean_schema(cleaned["additionalProperties"])
+        cleaned["additionalProperties"] = clean_schema(cleaned["additionalProperties"], where)
     kind = schema.get("type")
     if isinstance(kind, str) and kind != "any":
         cleaned["type"] = _TYPES.get(kind.lower(), kind.lower())
     if isinstance(schema.get("properties"), Mapping):
-        cleaned["properties"] = {str(key): clean_schema(value) for key, value in schema["properties"].items()}
+        cleaned["properties"] = {str(key): clean_schema(value, where) for key, value in schema["properties"].items()}
         cleaned.setdefault("additionalProperties", False)
     if isinstance(schema.get("items"), Mapping):
-        cleaned["items"] = clean_schema(schema["items"])
+        cleaned["items"] = clean_schema(schema["items"], where)
     try:
         jsonschema.Draft202012Validator.check_schema(cleaned)
     except jsonschema.SchemaError as error:
-        raise DataError(f"a tool's schema cannot be used: {error.message}", "correct the tool's parameters") from error
+        raise DataError(
+            f"{where}: a tool's schema cannot be used: {error.message}", "correct the tool's parameters"
+        ) from error
     return cleaned
 
 

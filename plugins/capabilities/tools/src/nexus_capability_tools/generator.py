@@ -59,10 +59,10 @@ def _sample(split: Split, rng: random.Random, identifier: str) -> Sample:
     arguments = _fill(name, template, split, rng)
     others = rng.sample([other for other in catalogue if other != name], rng.randint(*OFFERED) - 1)
     offered = rng.sample([name, *others], len(others) + 1)
-    prompt = f"Tools: {' '.join(signature(catalogue[tool]) for tool in offered)}\nRequest: {template.format(**arguments)}\nJSON:"
+    signatures = " ".join(signature(catalogue[tool]) for tool in offered)
     return Sample(
         id=identifier,
-        prompt=prompt,
+        prompt=f"Tools: {signatures}\nRequest: {template.format(**arguments)}\nJSON:",
         target=call_text(name, arguments),
         stratum=name,
         meta={"tools": {tool: catalogue[tool]["parameters"] for tool in offered}},

@@ -67,7 +67,9 @@ def _random_call(sample: Sample, rng: random.Random) -> str:
     schema = sample.meta["tools"][name]
     kinds = data_file("requests.json").get(name, {"slots": {}})["slots"]
     required = schema.get("required", [])
-    return call_text(name, {key: _random_value(schema["properties"].get(key, {}), kinds.get(key), rng) for key in required})
+    return call_text(
+        name, {key: _random_value(schema["properties"].get(key, {}), kinds.get(key), rng) for key in required}
+    )
 
 
 def _random_value(schema: Mapping[str, Any], kind: str | None, rng: random.Random) -> Any:

@@ -110,7 +110,7 @@ KINDS: Mapping[str, Callable[[random.Random], Value]] = {
     "count": lambda rng: rng.randint(2, 99),
     "number": lambda rng: rng.randint(2, 999),
     "percent": lambda rng: rng.randint(1, 99),
-    "degrees": lambda rng: rng.randint(10, 60) / 2 if rng.random() < 0.5 else rng.randint(5, 30),
+    "degrees": lambda rng: rng.randint(5, 30) + rng.choice((0, 0.5)),
     "phone": lambda rng: f"{rng.randint(200, 999)}-{rng.randint(0, 9999):04d}",
     "symbol": lambda rng: _letters(4, rng),
     "code": lambda rng: f"{_letters(2, rng)}{rng.randint(1000, 9999)}",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nexus_capability_long_context.generator import count_tokens
 from nexus_core.errors import DataError
 from nexus_core.types import Sample, SampleRequest, Split
+
+if TYPE_CHECKING:
+    from nexus_core.data import StreamingDataLoader
 
 _TEXTS = ("context", "document", "passage", "input")
 _QUESTIONS = ("question", "questions", "instructions", "instruction", "query", "input")
@@ -18,12 +21,25 @@ _NEEDED = "a row needs context (or input), question and answer"
 
 def bind(request: SampleRequest) -> Iterator[Sample]:
     """Samples of the rows at `request.data`. All questions about one text belong to one split, by the text's hash."""
-    from nexus_core.data import StreamingDataLoader
-
-    records = StreamingDataLoader(str(request.data), seed=request.seed)
-    rows = (({"input": r.input, "target": r.target, **r.fields}, f"{r.source}, row {r.index}") for r in records)
+    rows = ((r.fields, f"{r.source}, row {r.index}") for r in _loader(str(request.data), request.seed))
     samples = (sample for row, where in rows for sample in samples_from_row(row, where))
     return islice((sample for sample in samples if sample.meta["split"] is request.split), request.n)
+
+
+def _loader(path: str, seed: int) -> StreamingDataLoader:
+    """The rows at `path`, whole: the loader is only asked to insist on the key that holds the text."""
+    from nexus_core.data import LoaderOptions, StreamingDataLoader
+
+    reasons: list[str] = []
+    for key in _TEXTS:
+        loader = StreamingDataLoader(path, seed=seed, options=LoaderOptions(keys=(key, key)))
+        try:
+            next(iter(loader))
+        except DataError as error:
+            reasons.append(error.message)
+        else:
+            return loader
+    raise DataError(reasons[-1], _NEEDED)
 
 
 def length_stratum(tokens: int) -> str:

@@ -111,7 +111,7 @@ def _documents(split: Split, rng: random.Random) -> tuple[str, Fact, float]:
     for fact in facts:
         body = [filler(rng) for _ in range(rng.randint(1, 4))]
         body.insert(rng.randint(0, len(body)), f"The {attribute} is {fact.value}.")
-        documents.append(f"[{fact.subject}] {' '.join(body)}")
+        documents.append(f"File {fact.subject}: {' '.join(body)}")
     place = rng.randrange(len(facts))
     return "\n".join(documents), facts[place], place / (len(facts) - 1)
 

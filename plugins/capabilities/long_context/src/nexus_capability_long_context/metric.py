@@ -43,9 +43,12 @@ def normalised(text: str) -> str:
 
 
 def answers_in(output: str) -> set[str]:
-    """What an output may be read as: its first line as it is, or what follows the last ` is ` in it."""
+    """What an output may be read as: its first line as it is, or, where that is one sentence, what follows its ` is `."""
     line = next((line for line in output[:MAX_CHARACTERS].splitlines() if line.strip()), "")
-    return {normalised(line), normalised(line.rpartition(" is ")[2])}
+    readings = {normalised(line)}
+    if line.count(" is ") == 1 and ". " not in line.strip():
+        readings.add(normalised(line.partition(" is ")[2]))
+    return readings
 
 
 class LongContext(CapabilityMetric):

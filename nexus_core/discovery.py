@@ -6,10 +6,13 @@ dependency, misspell a hook) ends as a one-line reason on its `PluginStatus`: it
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,8 @@ from nexus_core.types import Kind
 if TYPE_CHECKING:
     import pluggy
     from packaging.requirements import Requirement
+
+log = logging.getLogger("nexus.plugins")
 
 # What a plugin of each kind must implement at the least to be of any use.
 ESSENTIAL_HOOKS = {
@@ -71,21 +76,39 @@ class Quarantine(Exception):
 
 def discover() -> list[PluginRef]:
     """Every installed plugin, sorted by kind and name. Reads `entry_points.txt` files, imports nothing."""
+    kinds = {kind.group: kind for kind in Kind}
     found: dict[tuple[str, str, str], PluginRef] = {}
-    for kind in Kind:
-        for entry in importlib.metadata.entry_points(group=kind.group):
-            dist = entry.dist
-            ref = PluginRef(
-                kind=kind,
-                name=entry.name,
-                module=entry.value,
-                distribution=dist.name if dist else "",
-                version=dist.version if dist else "",
-                requires=tuple(dist.requires or ()) if dist else (),
-            )
-            # An editable install can leave the same distribution on the path twice; the first one is the live one.
-            found.setdefault((ref.key, ref.distribution, ref.module), ref)
+    live: dict[str, importlib.metadata.Distribution] = {}
+    for dist in importlib.metadata.distributions():
+        entries = [entry for entry in _entry_points(dist) if entry.group in kinds]
+        if not entries:
+            continue
+        name, version, requires = _describe(dist)
+        # An editable install can leave the same distribution on the path twice; the first one is the live one.
+        if live.setdefault(name, dist) is not dist and name:
+            continue
+        for entry in entries:
+            ref = PluginRef(kinds[entry.group], entry.name, entry.value, name, version, requires)
+            found.setdefault((ref.key, name, ref.module), ref)
     return sorted(found.values(), key=lambda ref: (list(Kind).index(ref.kind), ref.name, ref.distribution))
+
+
+def _entry_points(dist: importlib.metadata.Distribution) -> Iterable[importlib.metadata.EntryPoint]:
+    """`importlib.metadata.entry_points` reads all of them and dies of one unreadable file; here that one is skipped."""
+    try:
+        return dist.entry_points
+    except Exception as error:
+        log.warning("an installed distribution has unreadable entry points: %s", one_line(error))
+        return ()
+
+
+def _describe(dist: importlib.metadata.Distribution) -> tuple[str, str, tuple[str, ...]]:
+    """Name, version and requirements; nothing when its METADATA is gone, which an interrupted uninstall leaves."""
+    try:
+        return dist.name or "", dist.version or "", tuple(dist.requires or ())
+    except Exception as error:
+        log.warning("an installed distribution has unreadable metadata: %s", one_line(error))
+        return "", "", ()
 
 
 def new_manager() -> pluggy.PluginManager:
@@ -109,6 +132,12 @@ def load(ref: PluginRef, manager: pluggy.PluginManager, rivals: Iterable[PluginR
         return PluginStatus(ref, hooks=_register(ref, module, manager))
     except Quarantine as reason:
         return PluginStatus(ref, reason=str(reason))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the guard: a module's own __getattr__, an exception that is no Exception
+        if manager.get_plugin(ref.key) is not None:
+            manager.unregister(name=ref.key)
+        return PluginStatus(ref, reason=f"loading {ref.module} failed: {one_line(error)}")
 
 
 def _refuse_rivals(ref: PluginRef, rivals: Iterable[PluginRef]) -> None:
@@ -119,16 +148,19 @@ def _refuse_rivals(ref: PluginRef, rivals: Iterable[PluginRef]) -> None:
 
 def _check_requirements(ref: PluginRef) -> None:
     """Name the missing dependency before its ImportError would, with the version that is there."""
+    for text in ref.requires:
+        requirement = _requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            _check_requirement(requirement)
+
+
+def _requirement(text: str) -> Requirement:
     from packaging.requirements import InvalidRequirement, Requirement
 
-    for text in ref.requires:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement as error:
-            raise Quarantine(f"its metadata holds an invalid requirement {text!r}") from error
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        _check_requirement(requirement)
+    try:
+        return Requirement(text)
+    except InvalidRequirement as error:
+        raise Quarantine(f"its metadata holds an invalid requirement {text!r}") from error
 
 
 def _check_requirement(requirement: Requirement) -> None:
@@ -139,8 +171,7 @@ def _check_requirement(requirement: Requirement) -> None:
     if not requirement.specifier.contains(dist.version, prereleases=True):
         raise Quarantine(f"needs {requirement.name}{requirement.specifier}, but {dist.version} is installed")
     for extra in requirement.extras:  # `nexus-core[ml]` is met only when what the extra brings is there
-        for text in dist.requires or ():
-            needed = type(requirement)(text)
+        for needed in map(_requirement, dist.requires or ()):
             if needed.marker and needed.marker.evaluate({"extra": extra}) and not needed.marker.evaluate({"extra": ""}):
                 _check_requirement(needed)
 
@@ -148,10 +179,13 @@ def _check_requirement(requirement: Requirement) -> None:
 def _import(ref: PluginRef) -> ModuleType:
     name, _, attribute = ref.module.partition(":")
     try:
-        module = importlib.import_module(name)
-        for part in filter(None, attribute.split(".")):
-            module = getattr(module, part)
-    except (Exception, SystemExit) as error:  # the guard: a plugin may do anything at import
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is the command's; what a plugin prints may not spoil it
+            module = importlib.import_module(name)
+            for part in filter(None, attribute.split(".")):
+                module = getattr(module, part)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the guard: a plugin may do anything at import, exit included
         raise Quarantine(f"import of {ref.module} failed: {one_line(error)}") from error
     return module
 
@@ -177,11 +211,12 @@ def _check_api(module: ModuleType) -> None:
 def _register(ref: PluginRef, module: ModuleType, manager: pluggy.PluginManager) -> tuple[str, ...]:
     import pluggy
 
+    if (other := manager.get_name(module)) is not None:
+        raise Quarantine(f"its module is registered already, as {other}")
     try:
         manager.register(module, name=ref.key)
         manager.check_pending()
-    except (pluggy.PluginValidationError, ValueError) as error:
-        # ValueError: one module object under two names. Either way nothing of it may stay registered.
+    except pluggy.PluginValidationError as error:
         if manager.get_plugin(ref.key) is not None:
             manager.unregister(name=ref.key)
         raise Quarantine(_explain(error)) from error

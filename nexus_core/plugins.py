@@ -125,9 +125,10 @@ class Plugins:
         return [self._load(ref) for ref in self.refs if ref.key in self._selected and kind in (None, ref.kind)]
 
     def require(self) -> None:
-        """Load all that was named; the first quarantined one is an error."""
+        """Load all that was named (all that was selected, if strict); the first quarantined one is an error."""
+        wanted = self._selected if _strict() else self._named
         for ref in self.refs:
-            if ref.key in self._named:
+            if ref.key in wanted:
                 self._fail_if_required(self._load(ref))
 
     def _load(self, ref: PluginRef) -> PluginStatus:
@@ -138,8 +139,7 @@ class Plugins:
         return self._status[ref]
 
     def _fail_if_required(self, status: PluginStatus) -> None:
-        strict = os.environ.get("NEXUS_STRICT") == "1"
-        if not status.ok and (strict or status.ref.key in self._named):
+        if not status.ok and (_strict() or status.ref.key in self._named):
             raise PluginError(
                 f"plugin {status.ref.name} ({status.ref.kind.value}) is quarantined: {status.reason}",
                 f"see: nexus plugins check {status.ref.name}",
@@ -218,7 +218,7 @@ class Plugins:
                 answers = self.answers(Kind.TEACHER, "detect_model_category", only=key, source=source)
                 claims += [Claim(status.ref.name, detection) for _, detection in answers]
             except PluginError as error:
-                if key in self._named or os.environ.get("NEXUS_STRICT") == "1":
+                if key in self._named or _strict():
                     raise
                 log.warning("%s", error)
                 faults.append(error)
@@ -285,6 +285,10 @@ class Plugins:
         if answer is None:
             raise PluginError(f"no tower plugin decodes '{modality}'", "list them with: nexus plugins")
         return answer[1]
+
+
+def _strict() -> bool:
+    return os.environ.get("NEXUS_STRICT") == "1"
 
 
 def from_names(text: str | None) -> list[str] | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nexus_core.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from nexus_core.discovery import PluginStatus
 
 
 @click.group(invoke_without_command=True)
@@ -23,13 +28,15 @@ def command(ctx: click.Context, as_json: bool) -> None:
       NEXUS_PLUGINS=text,reasoning nexus plugins
     """
     if ctx.invoked_subcommand is None:
-        _list(as_json)
+        from nexus_core.cli.context import open_plugins
+
+        statuses = open_plugins().status()
+        _list(statuses, as_json)
+        if os.environ.get("NEXUS_STRICT") == "1" and not all(status.ok for status in statuses):
+            sys.exit(1)
 
 
-def _list(as_json: bool) -> None:
-    from nexus_core.cli.context import open_plugins
-
-    statuses = open_plugins().status()
+def _list(statuses: list[PluginStatus], as_json: bool) -> None:
     if as_json:
         print_json(
             [

@@ -16,7 +16,9 @@ from nexus_core.cli.output import print_json, print_table
 
 LIBRARIES = ("torch", "transformers", "diffusers", "bitsandbytes", "accelerate", "peft", "safetensors", "torchaudio")
 GIB = 1 << 30
-DISK_WANTED = 20 * GIB  # a run's working space for large teachers (README, "What it needs"); less is a note, not a fault
+DISK_WANTED = (
+    20 * GIB
+)  # a run's working space for large teachers (README, "What it needs"); less is a note, not a fault
 
 
 @click.command()
@@ -101,5 +103,7 @@ def _registry(problems: list[str]) -> dict[str, Any]:
     except NexusError as error:
         problems.append(f"the registry cannot be read: {error}")
         return {"registry": "not readable"}
-    counts = f"{len(registry.teachers)} teachers, {len(registry.capabilities)} capabilities, {len(registry.towers)} towers"
+    counts = (
+        f"{len(registry.teachers)} teachers, {len(registry.capabilities)} capabilities, {len(registry.towers)} towers"
+    )
     return {"registry": f"{counts} ({registry.path})"}

@@ -14,6 +14,7 @@ from nexus_core.errors import NexusError
 
 COMMANDS = {
     "doctor": ("nexus_core.cli.doctor:command", "Say what this machine is and what is missing or quarantined."),
+    "eval": ("nexus_core.cli.eval:command", "Score a teacher on a capability, with n and an interval."),
     "plugins": ("nexus_core.cli.plugins:command", "List, create and check plugins."),
     "registry": ("nexus_core.cli.registry:command", "List, check and extend the registry of teachers and contracts."),
     "completion": ("nexus_core.cli.completion:command", "Print the completion script of your shell."),
@@ -26,6 +27,7 @@ Examples:
   nexus plugins                         what is installed, what is quarantined and why
   nexus plugins new teacher mymodel     a plugin that installs, lists and passes
   nexus registry list                   teachers and contracts
+  nexus eval zoo-reasoning --capability reasoning
 
 \b
 Exit status: 0 done, 1 error, 2 wrong usage, 3 a retention contract failed, 130 interrupted.

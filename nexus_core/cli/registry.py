@@ -60,26 +60,26 @@ def list_command(path: Path | None, as_json: bool) -> None:
 def check_command(path: Path | None) -> None:
     """Check a registry.yaml, and the rows that installed plugins ship; print every problem with its line.
 
-    Exits with 1 when there is a problem. Notes (a capability that nobody provides) are not problems.
+    Exits with 1 when the registry has a problem. A plugin's rows that do not fit it are left out and named, which is
+    an error only with NEXUS_STRICT=1. Notes (a capability that nobody provides) are not problems.
     Example: nexus registry check
     """
     from nexus_core.discovery import discover, registry_fragments
-    from nexus_core.registry import check_registry, find_registry, load_registry
+    from nexus_core.registry import check_registry, find_registry, load_tolerant
 
     found = find_registry(path)
-    fragments = registry_fragments(discover())
-    problems = check_registry(found, fragments)
-    for problem in problems:
-        click.echo(str(problem))
-        if problem.hint:
-            click.echo(f"  hint: {problem.hint}")
+    problems = check_registry(found)
+    _say(problems)
     if problems:
         click.echo(f"{found}: {_count(problems)}", err=True)
         raise click.exceptions.Exit(1)
-    registry = load_registry(found, fragments)
+    registry, left_out = load_tolerant(found, registry_fragments(discover()))
     for note in _notes(registry):
         click.echo(f"note: {note}")
+    _say(left_out, "left out: ")
     click.echo(f"{found}: sound ({len(registry.teachers)} teachers, {len(registry.capabilities)} capabilities)")
+    if left_out and os.environ.get("NEXUS_STRICT") == "1":
+        raise click.exceptions.Exit(1)
 
 
 @command.command(name="import")
@@ -164,17 +164,23 @@ def _notes(registry: Registry) -> list[str]:
     from nexus_core.types import Kind
 
     plugins = {ref.name.replace("-", "_") for ref in discover() if ref.kind is Kind.CAPABILITY}
-    notes = []
-    for row in registry.capabilities.values():
-        if not plugins & {row.id, *row.aliases}:
-            notes.append(
-                f"{row.id}: no installed plugin of this name provides it ({row.origin.path}:{row.origin.line})"
-            )
+    notes = [
+        f"{row.id}: no installed plugin of this name provides it ({row.origin.path}:{row.origin.line})"
+        for row in registry.capabilities.values()
+        if not plugins & {row.id, *row.aliases}
+    ]
     known = {name for row in registry.capabilities.values() for name in (row.id, *row.aliases)}
     notes += [f"plugin {name}: no row of this name, so nothing is promised of it" for name in sorted(plugins - known)]
     unmapped = [row for row in registry.teachers.values() if row.unmapped]
     notes += [f"{row.id}: not mapped to a tower ({row.origin.path}:{row.origin.line})" for row in unmapped]
     return notes
+
+
+def _say(problems: Sequence[Problem], prefix: str = "") -> None:
+    for problem in problems:
+        click.echo(f"{prefix}{problem}")
+        if problem.hint:
+            click.echo(f"  hint: {problem.hint}")
 
 
 def _count(problems: Sequence[Problem]) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nexus_core.hf.config import read_config
-from nexus_core.hf.load import load_hf_teacher
+from nexus_core.hf.load import check_loaded, load_hf_teacher
+from nexus_core.hf.quiet import quiet
 
 if TYPE_CHECKING:
     from nexus_core.hf.teacher import HFTeacher
 
-__all__ = ["HFTeacher", "load_hf_teacher", "read_config"]
+__all__ = ["HFTeacher", "check_loaded", "load_hf_teacher", "quiet", "read_config"]
 
 
 def __getattr__(name: str) -> Any:

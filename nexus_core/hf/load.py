@@ -47,7 +47,7 @@ def load_hf_teacher(
             f"{source.path}: AutoModelForCausalLM could not load it: {' '.join(str(error).split())[:500]}",
             "check that config.json, *.safetensors and the tokenizer files are complete",
         ) from error
-    unused = _check_report(source.path, report)
+    unused = check_loaded(source.path, report)
     return HFTeacher(source, detection, model, tokenizer, unused)
 
 
@@ -119,8 +119,11 @@ def _precision(options: LoadOptions) -> dict[str, Any]:
     return settings
 
 
-def _check_report(path: Path, report: dict[str, Any]) -> tuple[str, ...]:
-    """Nothing random, nothing mismatched, every file tensor used or named. Returns the unused ones."""
+def check_loaded(path: Path, report: dict[str, Any]) -> tuple[str, ...]:
+    """Nothing random, nothing mismatched, every file tensor used or named. Returns the unused ones.
+
+    `report` is what `from_pretrained(..., output_loading_info=True)` gave beside the model.
+    """
     problems = {
         "not in the checkpoint, would be random": sorted(report["missing_keys"]),
         "of another shape than the model's": sorted(str(key) for key in report["mismatched_keys"]),

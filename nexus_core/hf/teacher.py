@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nexus_core.hf.blocks import find_blocks
+from nexus_core.hf.quiet import quiet
 from nexus_core.types import Detection, GenerateOptions, ModelSource, Sample, Teacher
 
 
@@ -28,6 +29,8 @@ class HFTeacher(Teacher):
             # Padding is masked out, so any id serves; eos is the only one that every tokenizer has.
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._blocks = find_blocks(model)
+        self._limit = _context(model, tokenizer)
+        self.truncated = 0  # prompts so far that were longer than the context and lost their beginning
 
     @property
     def model(self) -> nn.Module:
@@ -52,14 +55,17 @@ class HFTeacher(Teacher):
 
     def encode(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         templated = bool(getattr(self._tokenizer, "chat_template", None))
-        batch = self._tokenizer(
-            [self.prompt_text(sample) for sample in samples],
-            return_tensors="pt",
-            padding=True,
-            # A chat template writes the special tokens itself; adding them again would double the first one.
-            add_special_tokens=not templated,
-            return_token_type_ids=False,
-        )
+        with quiet():  # the tokenizer warns of long prompts; they are counted and cut below
+            rows = self._tokenizer(
+                [self.prompt_text(sample) for sample in samples],
+                # A chat template writes the special tokens itself; adding them again would double the first one.
+                add_special_tokens=not templated,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+        self.truncated += sum(len(row) > self._limit for row in rows)
+        # The end of a prompt holds the question, so what is too long loses its beginning.
+        batch = self._tokenizer.pad({"input_ids": [row[-self._limit :] for row in rows]}, return_tensors="pt")
         return {name: tensor.to(self._model.device) for name, tensor in batch.items()}
 
     @torch.inference_mode()
@@ -84,15 +90,22 @@ class HFTeacher(Teacher):
         settings: dict[str, Any] = {"temperature": options.temperature, "top_p": options.top_p} if sampling else {}
         if options.stop:
             settings |= {"stop_strings": list(options.stop), "tokenizer": self._tokenizer}
-        output = self._model.generate(
-            **batch,
-            max_new_tokens=options.max_new_tokens,
-            do_sample=sampling,
-            pad_token_id=self._tokenizer.pad_token_id,
-            **settings,
-        )
+        with quiet():  # transformers warns when prompt and answer together pass the context
+            output = self._model.generate(
+                **batch,
+                max_new_tokens=options.max_new_tokens,
+                do_sample=sampling,
+                pad_token_id=self._tokenizer.pad_token_id,
+                **settings,
+            )
         answers = self._tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         return [_cut(answer, options.stop) for answer in answers]
+
+
+def _context(model: Any, tokenizer: Any) -> int:
+    """Tokens that this checkpoint was made for; without a statement of it there is no limit to enforce."""
+    stated = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    return int(stated or tokenizer.model_max_length)
 
 
 def _cut(answer: str, stop: Sequence[str]) -> str:

@@ -26,9 +26,17 @@ class _TeacherCase(Conformance):
         """Write a tiny checkpoint of this plugin's architecture, in its true file layout, into `directory`."""
         raise NotImplementedError("a conformance class builds its own fixture")  # abstract: a subclass must say what
 
+    def locate(self, directory: Path) -> Path:
+        """What is detected and loaded once `build` has filled `directory`: the directory, or a file in it."""
+        return directory
+
+    def drop_tensor(self, directory: Path) -> str:
+        """Remove one tensor from the checkpoint that `build` wrote; returns its name in the model."""
+        return _drop_one_tensor(directory)
+
     def claim(self, path: Path) -> Any:
-        """What this plugin alone says of `path`."""
-        answers = self.alone.answers(self.kind, "detect_model_category", self.subject.key, source=ModelSource(path))
+        """What this plugin alone says of what lies in `path`."""
+        answers = self.alone.answers(self.kind, "detect_model_category", self.subject.key, source=ModelSource(self.locate(path)))
         return next((detection for _, detection in answers), None)
 
 
@@ -50,7 +58,7 @@ class DetectModelCategoryConformance(_TeacherCase):
         """detection: wins its fixture among all installed plugins"""
         with self.workdir() as path:
             self.build(path)
-            winner = self.plugins.detect(ModelSource(path)).plugin
+            winner = self.plugins.detect(ModelSource(self.locate(path))).plugin
             require(winner == self.subject.name, f"{winner} is more confident about this plugin's own fixture")
 
     def test_leaves_others_alone(self) -> None:
@@ -73,7 +81,7 @@ class DetectModelCategoryConformance(_TeacherCase):
 
 class LoadTeacherConformance(_TeacherCase):
     def load(self, path: Path, **options: Any) -> Teacher:
-        return self.plugins.load_teacher(ModelSource(path), LoadOptions(**options))
+        return self.plugins.load_teacher(ModelSource(self.locate(path)), LoadOptions(**options))
 
     def samples(self) -> list[Sample]:
         """Inputs that this teacher understands; text unless the subclass says otherwise."""
@@ -94,7 +102,7 @@ class LoadTeacherConformance(_TeacherCase):
 
         with self.workdir() as path:
             self.build(path)
-            missing = _drop_one_tensor(path)
+            missing = self.drop_tensor(path)
             try:
                 self.load(path)
             except NexusError as error:
@@ -139,7 +147,7 @@ class SelectLayersConformance(_TeacherCase):
         """layers: the chosen blocks exist, are distinct, and are at most five"""
         with self.workdir() as path:
             self.build(path)
-            teacher = self.plugins.load_teacher(ModelSource(path))
+            teacher = self.plugins.load_teacher(ModelSource(self.locate(path)))
             pilot = PilotScores({name: float(i) for i, name in enumerate(teacher.blocks)}, baseline=1.0, n=20)
             chosen = self.plugins.select_layers(teacher, "reasoning", pilot)
             require(0 < len(chosen) <= 5, f"chose {len(chosen)} blocks")

@@ -1,0 +1,3 @@
+from nexus_capability_code.conformance import TestCode
+
+__all__ = ["TestCode"]

@@ -1,0 +1,3 @@
+from nexus_capability_long_context.conformance import TestLongContext
+
+__all__ = ["TestLongContext"]

@@ -1,0 +1,3 @@
+from nexus_capability_math.conformance import TestMath
+
+__all__ = ["TestMath"]

@@ -1,0 +1,3 @@
+from nexus_capability_reasoning.conformance import TestReasoning
+
+__all__ = ["TestReasoning"]

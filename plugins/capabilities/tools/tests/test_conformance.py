@@ -1,0 +1,3 @@
+from nexus_capability_tools.conformance import TestTools
+
+__all__ = ["TestTools"]

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from nexus_core.errors import DataError
 
@@ -15,8 +15,9 @@ from nexus_core.errors import DataError
 class Blob:
     """`name` is what messages and records show; `size` is -1 where it is unknown.
 
-    A `sequential` blob can only be read from its start to its end (an archive member, a gzip stream).
-    `caption` is the same-stem text beside an image; `labels` are facts that the dataset's layout knows about it.
+    A `sequential` blob can only be read from its start to its end (an archive member, a gzip stream). A `held` one is
+    kept in memory by its record. `caption` is the same-stem text beside an image; `labels` are facts that the dataset's
+    layout knows about it.
     """
 
     name: str
@@ -24,8 +25,9 @@ class Blob:
     size: int = -1
     path: Path | None = None
     sequential: bool = False
+    held: bool = False
     caption: Blob | None = None
-    labels: Callable[[], dict[str, object]] | None = None
+    labels: Callable[[], dict[str, Any]] | None = None
 
     def open(self) -> BinaryIO:
         """The bytes, from the start."""

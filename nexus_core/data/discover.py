@@ -16,11 +16,21 @@ from urllib.parse import unquote
 
 from nexus_core.data.blob import Blob, local_blob
 from nexus_core.data.guard import refuse_pickle, refuse_split
+from nexus_core.data.kinds import reader_key
+from nexus_core.data.layouts import Transcripts, dress
 from nexus_core.data.optional import need
 from nexus_core.data.readers import READERS
 from nexus_core.data.records import LoaderOptions
 from nexus_core.data.uncensored import is_named_uncensored, refuse_uncensored, uncensored_error
-from nexus_core.data.walk import CONFIG_BYTES, Walk, is_model_folder, read_start, reader_key, refuse_other_modality
+from nexus_core.data.walk import (
+    HEAD_BYTES,
+    Walk,
+    allowed_roots,
+    is_model_folder,
+    leads_inside,
+    read_start,
+    refuse_other_modality,
+)
 from nexus_core.errors import DataError
 
 
@@ -47,16 +57,15 @@ def discover(source: str, options: LoaderOptions, allow_uncensored: bool) -> Fil
     if source.startswith("file://"):
         source = unquote(source.removeprefix("file://"))
     if "://" in source:
-        found = _remote(source, options, allow_uncensored)
-    else:
-        path = Path(source)
-        if not path.exists():
-            raise DataError(f"{source}: no such file or folder", "check the path: it is used exactly as given")
-        refuse_uncensored(source, path, allow_uncensored)
-        found = _folder(path, options, allow_uncensored) if path.is_dir() else _single(local_blob(path), options)
-    if not found.names:
-        raise DataError(f"{source}: no data files{because(found.skipped)}", understood())
-    return found
+        return _remote(source, options, allow_uncensored)
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"{source}: no such file or folder", "check the path: it is used exactly as given")
+    refuse_uncensored(source, path, allow_uncensored)
+    if path.is_dir():
+        return _folder(path, options, allow_uncensored)
+    roots = allowed_roots(path.parent)
+    return _single(local_blob(path), options, lambda name: _neighbour(Path(name), roots))
 
 
 def because(skipped: Counter[str]) -> str:
@@ -70,7 +79,7 @@ def understood() -> str:
     return f"formats understood: {' '.join(sorted(k for k in READERS if k.startswith('.')))}"
 
 
-def _single(blob: Blob, options: LoaderOptions) -> FileSet:
+def _single(blob: Blob, options: LoaderOptions, sibling: Callable[[str], Blob | None]) -> FileSet:
     refuse_split(blob.name)
     refuse_pickle(blob.name)
     kind = reader_key(blob.name)
@@ -79,15 +88,27 @@ def _single(blob: Blob, options: LoaderOptions) -> FileSet:
     if kind not in READERS:
         raise DataError(f"{blob.name}: files of type {kind or '(no suffix)'} are not read", understood())
     refuse_other_modality(blob.name, options.modality)
-    return FileSet(blob.name, [blob.name], lambda _: blob)
+    dressed = dress(blob, sibling)
+    return FileSet(blob.name, [blob.name], lambda _: dressed)
 
 
 def _folder(root: Path, options: LoaderOptions, allow_uncensored: bool) -> FileSet:
     if is_model_folder([entry.name for entry in root.iterdir()], lambda: read_start(root / "config.json")):
         raise DataError(f"{root}: this is a model folder, not a dataset", "pass a folder or file with data")
-    walk = Walk(options, allow_uncensored)
+    walk = Walk(options, allow_uncensored, lambda name: read_start(root / name))
     walk.local(root)
-    return FileSet(root.as_posix(), walk.names, lambda name: local_blob(root / name), walk.skipped)
+    roots = allowed_roots(root)
+    transcripts = Transcripts(walk.tables, lambda name: local_blob(root / name), root.as_posix())
+
+    def sibling(name: str) -> Blob | None:
+        return _neighbour(Path(name), roots)
+
+    return _checked(root.as_posix(), walk, lambda name: dress(local_blob(root / name), sibling, transcripts))
+
+
+def _neighbour(path: Path, roots: Sequence[Path]) -> Blob | None:
+    """The file beside another one; None when there is none, or when it is a link that leaves the dataset."""
+    return local_blob(path) if path.is_file() and leads_inside(path.resolve(), roots) else None
 
 
 def _remote(url: str, options: LoaderOptions, allow_uncensored: bool) -> FileSet:
@@ -104,14 +125,27 @@ def _remote(url: str, options: LoaderOptions, allow_uncensored: bool) -> FileSet
         return Blob(f"{protocol}://{path.lstrip('/')}", opener, -1 if size is None else int(size))
 
     if filesystem.isfile(root):
-        return _single(blob(root), options)
+        return _single(blob(root), options, lambda _: None)
     base = root.rstrip("/") + "/"
     paths = [path.removeprefix(base) for path in sorted(filesystem.find(root))]
-    if not paths:
-        raise DataError(f"{url}: nothing is there", "check the URL")
-    walk = Walk(options, allow_uncensored)
-    walk.remote(paths, lambda path: bytes(filesystem.cat_file(base + path, start=0, end=CONFIG_BYTES)))
-    return FileSet(url, walk.names, lambda name: blob(base + name), walk.skipped)
+    walk = Walk(
+        options, allow_uncensored, lambda name: bytes(filesystem.cat_file(base + name, start=0, end=HEAD_BYTES))
+    )
+    walk.remote(paths)
+    shown = f"{protocol}://{base.lstrip('/')}"
+    transcripts = Transcripts(walk.tables, lambda name: blob(base + name), shown)
+
+    def sibling(name: str) -> Blob | None:
+        path = base + name.removeprefix(shown)
+        return blob(path) if filesystem.isfile(path) else None
+
+    return _checked(url, walk, lambda name: dress(blob(base + name), sibling, transcripts))
+
+
+def _checked(root: str, walk: Walk, opener: Callable[[str], Blob]) -> FileSet:
+    if not walk.names:
+        raise DataError(f"{root}: no data files{because(walk.skipped)}", understood())
+    return FileSet(root, walk.names, opener, walk.skipped)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -18,11 +18,11 @@ from typing import Any
 
 from nexus_core.data.blob import Blob
 from nexus_core.data.discover import FileSet, because, discover
+from nexus_core.data.kinds import reader_key
 from nexus_core.data.readers import READERS
 from nexus_core.data.records import Chunk, Context, LoaderOptions, Position, Record, Start
 from nexus_core.data.reservoir import Reservoir, StratifiedReservoir
 from nexus_core.data.rows import RowMapper
-from nexus_core.data.walk import reader_key
 from nexus_core.errors import DataError
 
 DEFAULT_SEED = 42

@@ -21,6 +21,7 @@ PAIRS = (
     ("instruction", "output"),
 )
 CHATS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+MARKED = (True, "true", "True", "TRUE", "yes", "1")  # 1 equals True
 ASSISTANTS = frozenset({"assistant", "gpt", "model", "chatbot", "bot"})
 UNDERSTOOD = ", ".join(f"{a}/{b}" for a, b in PAIRS) + ", messages (chat), conversations (chat)"
 Build = Callable[[dict[str, Any]], tuple[str, str]]
@@ -69,7 +70,7 @@ class RowMapper:
         try:
             if type(row) is not dict:
                 raise _BadRow(f"a {_kind(row)} where an object with named fields is expected")
-            if row.get("uncensored") is True and not self._allow_uncensored:
+            if row.get("uncensored") in MARKED and not self._allow_uncensored:
                 self._skipped["uncensored record"] += 1
                 return None
             source, target = self._build(row)(row)

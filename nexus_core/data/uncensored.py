@@ -19,16 +19,19 @@ def is_named_uncensored(parts: Iterable[str]) -> bool:
     return any(WORD.search(part.lower()) for part in parts)
 
 
-def card_says_uncensored(folder: Path) -> bool:
-    """Whether the dataset card of `folder` (README.md) has `uncensored: true` in its front matter."""
-    card = folder / "README.md"
-    try:
-        with card.open("rb") as stream:
-            text = stream.read(CARD_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return False  # no card: nothing is claimed
-    match = FRONT_MATTER.match(text.removeprefix("\ufeff").replace("\r\n", "\n"))
+def card_says_uncensored(card: bytes) -> bool:
+    """Whether a dataset card (README.md) has `uncensored: true` in its front matter."""
+    text = card[:CARD_BYTES].decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n")
+    match = FRONT_MATTER.match(text)
     return match is not None and CARD_FLAG.search(match[1]) is not None
+
+
+def _card_of(folder: Path) -> bytes:
+    try:
+        with (folder / "README.md").open("rb") as stream:
+            return stream.read(CARD_BYTES)
+    except OSError:
+        return b""  # no card, no claim
 
 
 def refuse_uncensored(shown: str, path: Path, allow: bool) -> None:
@@ -37,7 +40,9 @@ def refuse_uncensored(shown: str, path: Path, allow: bool) -> None:
         return
     real = path.resolve()
     folders = [real, *real.parents]
-    if is_named_uncensored([*path.parts, *real.parts]) or any(map(card_says_uncensored, folders)):
+    if is_named_uncensored([*path.parts, *real.parts]) or any(
+        card_says_uncensored(_card_of(folder)) for folder in folders
+    ):
         raise uncensored_error(shown)
 
 

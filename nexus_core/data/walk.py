@@ -11,7 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nexus_core.data.guard import PICKLES, refuse_split
-from nexus_core.data.readers import MODALITY, READERS
+from nexus_core.data.kinds import modality_of, reader_key
+from nexus_core.data.layouts import is_transcript_table
+from nexus_core.data.readers import READERS
 from nexus_core.data.records import LoaderOptions
 from nexus_core.data.uncensored import card_says_uncensored, is_named_uncensored
 from nexus_core.errors import DataError
@@ -20,76 +22,75 @@ LEFTOVER_FOLDERS = frozenset({".cache", ".git", "__MACOSX", "__pycache__", ".ipy
 LEFTOVER_SUFFIXES = (".metadata", ".incomplete", ".lock")
 SIDECARS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 WEIGHTS = (".safetensors", ".gguf", ".nemo")
-CONFIG_BYTES = 1 << 20
-
-
-def reader_key(name: str) -> str:
-    """The key of a file's reader: its suffix in small letters, or `tfevents`."""
-    if ".tfevents." in name:
-        return "tfevents"
-    return PurePosixPath(name).suffix.lower()
+HEAD_BYTES = 1 << 20
 
 
 def refuse_other_modality(name: str, wanted: str | None) -> None:
     """`DataError` when a file is audio, say, where text is expected."""
-    kind = MODALITY.get(reader_key(name), wanted)
+    kind = modality_of(name) or wanted
     if wanted and kind != wanted:
         raise DataError(f"{name}: this is {kind}, and {wanted} is expected", f"pass {wanted} data")
 
 
 @dataclass(slots=True)
 class Walk:
-    """Collects the names of data files under one root, and counts the rest."""
+    """Collects the names of data files under one root, and counts the rest.
+
+    `read` gives the first bytes of a file by its name below the root. `tables` are the transcript tables by folder.
+    """
 
     options: LoaderOptions
     allow_uncensored: bool
+    read: Callable[[str], bytes]
     names: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    tables: dict[str, list[str]] = field(default_factory=dict)
 
     def local(self, root: Path) -> None:
         """Everything under `root`: the files of a folder in sorted order, then its sub-folders in sorted order."""
-        links = _allowed_roots(root)
+        links = allowed_roots(root)
         pending = [""]
         while pending:
-            folder = pending.pop()
-            with os.scandir(root / folder) as scanned:
+            below = pending.pop()
+            with os.scandir(root / below) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
-            below = f"{folder}/" if folder else ""
             folders = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
             files = [e.name for e in entries if not e.is_dir(follow_symlinks=False) and self._usable(e, links)]
-            if folder and self._is_left_out(root / folder, files):
+            if self._is_left_out(below, files):
                 continue
             self.take(below, files)
-            pending.extend(f"{below}{name}" for name in reversed(folders) if self._enters(name))
+            pending.extend(f"{below}{name}/" for name in reversed(folders) if self._enters(name))
 
-    def remote(self, paths: Sequence[str], read: Callable[[str], bytes]) -> None:
-        """The same for the sorted list of `paths` below a root, as object stores give it."""
+    def remote(self, paths: Sequence[str]) -> None:
+        """The same for the sorted `paths` below a root, as archives and object stores give them."""
         by_folder: dict[str, list[str]] = {}
         for path in paths:
-            folder, _, name = path.rpartition("/")
-            by_folder.setdefault(folder, []).append(name)
+            folder, slash, name = path.rpartition("/")
+            by_folder.setdefault(folder + slash, []).append(name)
         left_out: list[str] = []
-        for folder, names in sorted(by_folder.items()):
-            if any(f"{folder}/".startswith(f"{other}/") for other in left_out):
+        for below, names in sorted(by_folder.items()):
+            if any(map(below.startswith, left_out)):
                 continue
-            entered = all(map(self._enters, folder.split("/"))) if folder else True
-            is_model = bool(folder) and is_model_folder(names, lambda f=folder: read(f"{f}/config.json"))  # type: ignore[misc]
-            if is_model:
-                self.skipped["model folder"] += 1
-            if is_model or not entered:
-                left_out.append(folder)
-                continue
-            self.take(f"{folder}/" if folder else "", names)
+            parts = below.split("/")[:-1]
+            barred = next((i for i, part in enumerate(parts) if not self._enters(part)), None)
+            if barred is not None:
+                left_out.append("/".join(parts[: barred + 1]) + "/")
+            elif self._is_left_out(below, names):
+                left_out.append(below)
+            else:
+                self.take(below, names)
 
     def take(self, below: str, names: Sequence[str]) -> None:
         """The data files among `names`, all in one folder."""
-        captions = {PurePosixPath(n).stem for n in names if MODALITY.get(reader_key(n)) == "image"}
+        captions = {f"{PurePosixPath(n).stem}.txt" for n in names if modality_of(n) == "image"}
         for name in names:
-            if name.lower().endswith(".txt") and PurePosixPath(name).stem in captions:
+            if name in captions:
                 continue  # read with its image
             reason = self._reason(name)
             if reason:
                 self.skipped[reason] += 1
+            elif name.endswith(".tsv") and is_transcript_table(self.read(below + name)):
+                self.tables.setdefault(below, []).append(name)
             else:
                 self.names.append(below + name)
 
@@ -110,7 +111,7 @@ class Walk:
         if kind not in READERS:
             return f"not a data file ({kind or 'no suffix'})"
         wanted = self.options.modality
-        found = MODALITY.get(kind)
+        found = modality_of(name)
         return f"{found}, not {wanted}" if wanted and found and found != wanted else ""
 
     def _enters(self, name: str) -> bool:
@@ -122,11 +123,11 @@ class Walk:
             return False
         return True
 
-    def _is_left_out(self, folder: Path, files: Sequence[str]) -> bool:
-        if is_model_folder(files, lambda: read_start(folder / "config.json")):
+    def _is_left_out(self, below: str, files: Sequence[str]) -> bool:
+        if is_model_folder(files, lambda: self.read(f"{below}config.json")):
             self.skipped["model folder"] += 1
             return True
-        if not self.allow_uncensored and "README.md" in files and card_says_uncensored(folder):
+        if not self.allow_uncensored and "README.md" in files and card_says_uncensored(self.read(f"{below}README.md")):
             self.skipped["uncensored"] += 1
             return True
         return False
@@ -143,7 +144,7 @@ class Walk:
             reason = "broken link"
         elif target.is_dir():
             reason = "link to a folder"
-        elif not target.is_file() or not any(target.is_relative_to(root) for root in roots):
+        elif not target.is_file() or not leads_inside(target, roots):
             reason = "link out of the dataset"
         elif not self.allow_uncensored and is_named_uncensored(target.parts):
             reason = "uncensored"
@@ -152,11 +153,16 @@ class Walk:
         return not reason
 
 
-def _allowed_roots(root: Path) -> list[Path]:
+def allowed_roots(root: Path) -> list[Path]:
     """Where links may lead: the dataset itself, and the blobs of a hub cache that it is a snapshot of."""
     real = root.resolve()
     snapshots = [folder.parent for folder in (real, *real.parents) if folder.parent.name == "snapshots"]
     return [real, *(folder.parent / "blobs" for folder in snapshots)]
+
+
+def leads_inside(target: Path, roots: Sequence[Path]) -> bool:
+    """Whether a resolved path lies under one of `roots`."""
+    return any(target.is_relative_to(root) for root in roots)
 
 
 def is_model_folder(files: Sequence[str], read_config: Callable[[], bytes]) -> bool:
@@ -173,6 +179,6 @@ def is_model_folder(files: Sequence[str], read_config: Callable[[], bytes]) -> b
 
 
 def read_start(path: Path) -> bytes:
-    """The first bytes of a small file."""
+    """The first bytes of a file."""
     with path.open("rb") as stream:
-        return stream.read(CONFIG_BYTES)
+        return stream.read(HEAD_BYTES)

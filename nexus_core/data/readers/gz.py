@@ -23,6 +23,8 @@ def read_gz(blob: Blob, context: Context) -> Iterator[Chunk]:
     inner = PurePosixPath(blob.name).stem
     suffix = PurePosixPath(inner).suffix.lower()
     refuse_pickle(inner)
+    if suffix == ".tar":
+        return READERS[suffix](blob, context)
     if suffix not in READERS or suffix in (".gz", ".zip", ".tgz"):
         raise DataError(
             f"{blob.name}: cannot tell what is inside: {suffix or 'no suffix'} before .gz",

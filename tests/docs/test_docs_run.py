@@ -1,0 +1,128 @@
+"""Every `python` and `console` block in the documentation runs, and prints what the page says (see run_page.py).
+
+Each page gets an empty directory and a throwaway environment that sees this environment's packages, so that a page may
+install a plugin. Nothing is taken from the network: `pip install` finds its build tools here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNNER = Path(__file__).with_name("run_page.py")
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+SLOW = {"docs/plugins/hooks.md", "docs/plugins/testing.md", "docs/plugins/tutorial.md"}  # they load models
+
+# The only blocks that may be marked `not run`, by page, with the reason that the page gives.
+NOT_RUN: dict[str, list[str]] = {
+    "README.md": ["builds an environment from the package index"],
+    "CONTRIBUTING.md": ["runs the whole test suite"],
+}
+
+FENCE = re.compile(r"^```(?:python|console)$", re.MULTILINE)
+MARK = re.compile(r"^<!-- not run: (.*?) -->$", re.MULTILINE)
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def with_code() -> list[object]:
+    pages = [page for page in PAGES if FENCE.search(page.read_text(encoding="utf-8"))]
+    return [pytest.param(p, id=name(p), marks=[pytest.mark.slow] if name(p) in SLOW else []) for p in pages]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Variables of a shell whose `python`, `pip` and `nexus` belong to a new environment on top of this one."""
+    env = tmp_path / "env"
+    venv.create(env, symlinks=True, with_pip=True)
+    paths = {"base": str(env), "platbase": str(env)}
+    site_packages = Path(sysconfig.get_path("purelib", "venv", paths))
+    (site_packages / "parent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    scripts = Path(sysconfig.get_path("scripts", "venv", paths))
+    nexus = scripts / "nexus"
+    nexus.write_text(f"#!{scripts / 'python'}\nfrom nexus_core.cli.main import main\n\nmain()\n")
+    nexus.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    return {
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_DEPS": "1",  # the plugin loader checks the dependencies again, by name and version
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this as "no isolation": the build backend is the one installed here
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.mark.parametrize("page", with_code())
+def test_every_block_does_what_the_page_says(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    python = Path(environment["PATH"].split(os.pathsep)[0], "python")
+    result = subprocess.run(
+        [python, RUNNER, page], cwd=place, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+
+
+def test_only_the_listed_blocks_are_left_out() -> None:
+    marked = {name(page): MARK.findall(page.read_text(encoding="utf-8")) for page in PAGES}
+    assert {page: reasons for page, reasons in marked.items() if reasons} == NOT_RUN
+
+
+PAGE = """
+```python
+print(2 + 2)
+```
+
+<!-- prints -->
+```text
+4
+```
+
+<!-- file: note.txt -->
+```text
+written
+```
+
+```console
+$ export WORD=kept
+$ echo $WORD; cat note.txt
+kept
+writ...
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("", "", ""),
+        ("print(2 + 2)", "print(5)", "prints:"),
+        ("print(2 + 2)", "print(1 / 0)", "ZeroDivisionError"),
+        ("cat note.txt", "cat nothing.txt", "exits with 1"),
+        ("kept\nwrit", "lost\nwrit", "the page says:"),
+    ],
+)
+def test_the_runner_notices(old: str, new: str, said: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.replace(old, new) if old else PAGE)
+    result = subprocess.run(
+        [sys.executable, RUNNER, page], cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert result.returncode == (1 if said else 0), result.stdout + result.stderr
+    assert said in result.stdout + result.stderr

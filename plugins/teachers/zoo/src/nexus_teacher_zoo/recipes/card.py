@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
 from nexus_core.types import CapabilityMetric, SampleRequest, Split
+from nexus_teacher_zoo.cards import read_card
 from nexus_teacher_zoo.recipes.control import baseline_scores, memorisation_control
 from nexus_teacher_zoo.recipes.corpus import corpus_loss
-from nexus_teacher_zoo.recipes.evaluate import Score, score_checkpoint
-from nexus_teacher_zoo.recipes.recipe import Recipe
+from nexus_teacher_zoo.recipes.evaluate import score_checkpoint
+from nexus_teacher_zoo.recipes.recipe import WEIGHTS, Recipe, load_recipe
 from nexus_teacher_zoo.recipes.text import capability_of
 
 TEXT_CAPABILITIES = ("reasoning", "math", "code", "tools", "long_context")
 
 
-def write_card(recipe: Recipe, out: Path, steps: int, minutes: float) -> str:
+def write_card(recipe: Recipe, out: Path, made_by: dict[str, Any]) -> str:
     """Measure the saved checkpoint on the verify split and write `card.yaml` beside it; returns its text."""
     card: dict[str, Any] = {
         "id": f"zoo-{recipe.name}",
@@ -27,13 +28,7 @@ def write_card(recipe: Recipe, out: Path, steps: int, minutes: float) -> str:
         "layout": recipe.config.removesuffix("Config"),
         "parameters": _parameters(out),
         "license": recipe.license,
-        "made_by": {
-            "command": f"python -m nexus_teacher_zoo.recipes.train {recipe.name} --steps {steps}",
-            "seed": recipe.seed,
-            "steps": steps,
-            "training_minutes": minutes,
-            "initialisation": "random",
-        },
+        "made_by": made_by,
     }
     if recipe.capability:
         card["held_out"] = _held_out(recipe, out, capability_of(recipe.capability))
@@ -45,6 +40,17 @@ def write_card(recipe: Recipe, out: Path, steps: int, minutes: float) -> str:
     return text
 
 
+def provenance(recipe: Recipe, steps: int, minutes: float) -> dict[str, Any]:
+    """How a checkpoint came to be."""
+    return {
+        "command": f"python -m nexus_teacher_zoo.recipes train {recipe.name} --steps {steps}",
+        "seed": recipe.seed,
+        "steps": steps,
+        "training_minutes": round(minutes, 1),
+        "initialisation": "random",
+    }
+
+
 def _held_out(recipe: Recipe, out: Path, metric: CapabilityMetric) -> dict[str, Any]:
     request = SampleRequest(Split.VERIFY, n=recipe.verify_samples)
     return {
@@ -52,24 +58,19 @@ def _held_out(recipe: Recipe, out: Path, metric: CapabilityMetric) -> dict[str, 
         "metric": metric.metric,
         "direction": metric.direction.value,
         "split": "verify",
-        **as_data(score_checkpoint(out, metric, recipe.verify_samples)),
+        **score_checkpoint(out, metric, recipe.verify_samples).as_data(),
         "baselines": baseline_scores(metric, request),
         "memorisation_control": memorisation_control(metric, request, recipe.control_samples),
     }
 
 
 def _ignorance(out: Path, n: int = 100) -> dict[str, Any]:
-    """A backbone's scores on every text capability, beside the random baseline: it should know none."""
+    """A backbone's scores on every text capability, beside the baselines: it should know none."""
     scores = {}
     for name in TEXT_CAPABILITIES:
         metric, request = capability_of(name), SampleRequest(Split.VERIFY, n=n)
-        scores[name] = {**as_data(score_checkpoint(out, metric, n)), "baselines": baseline_scores(metric, request)}
+        scores[name] = {**score_checkpoint(out, metric, n).as_data(), "baselines": baseline_scores(metric, request)}
     return scores
-
-
-def as_data(score: Score) -> dict[str, Any]:
-    """A score as plain YAML values."""
-    return {**asdict(score), "ci95": list(score.ci95)}
 
 
 def _parameters(out: Path) -> int:
@@ -79,3 +80,18 @@ def _parameters(out: Path) -> int:
 
     with safe_open(out / "model.safetensors", "pt") as tensors:
         return sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--out", type=click.Path(path_type=Path, exists=True), help="The checkpoint (default: the zoo's weights)."
+)
+def card(name: str, out: Path | None) -> None:
+    """Measure the checkpoint NAME again and rewrite its card."""
+    recipe = load_recipe(name)
+    path = out or WEIGHTS / recipe.name
+    old = read_card(path)
+    if old is None:
+        raise click.UsageError(f"{path} has no card: train it with: python -m nexus_teacher_zoo.recipes train {name}")
+    click.echo(write_card(recipe, path, old["made_by"]))

@@ -25,14 +25,14 @@ def memorisation_control(metric: CapabilityMetric, request: SampleRequest, train
         "method": "answer of the nearest train prompt (TF-IDF)",
         "train_prompts": len(train),
         "n": len(asked),
-        "score": round(metric.aggregate(asked, scores), 4),
+        "value": round(metric.aggregate(asked, scores), 4),
     }
 
 
-def baseline_scores(metric: CapabilityMetric, request: SampleRequest) -> dict[str, float]:
+def baseline_scores(metric: CapabilityMetric, request: SampleRequest) -> dict[str, Any]:
     """Scores of the pack's own baselines on the same samples."""
     samples = list(metric.samples(request))
     return {
-        name: round(metric.aggregate(samples, metric.score_all(samples, outputs)), 4)
+        name: {"value": round(metric.aggregate(samples, metric.score_all(samples, outputs)), 4)}
         for name, outputs in metric.baselines(request).items()
     }

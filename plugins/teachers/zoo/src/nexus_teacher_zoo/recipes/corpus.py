@@ -75,19 +75,18 @@ def token_stream(tokenizer: Any, texts: Iterator[str]) -> Any:
 
 def corpus_loss(path: Path, width: int = 256, pieces: int = 400) -> dict[str, Any]:
     """Held-out cross-entropy of a saved language model, in nats per byte (which does not depend on the tokenizer)."""
-    import torch
     from torch.nn import functional
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    from nexus_teacher_zoo.recipes.evaluate import load_checkpoint
+
+    teacher = load_checkpoint(path)
+    tokenizer = teacher.processor
     ids = token_stream(tokenizer, corpus_texts(held_out=True))
     rows = ids[: min(pieces, len(ids) // width) * width].view(-1, width)
     total = 0.0
-    with torch.inference_mode():
-        for batch in rows.split(16):
-            logits = model(input_ids=batch).logits[:, :-1]
-            total += float(functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"))
+    for batch in rows.split(16):
+        logits = teacher.forward({"input_ids": batch}).logits[:, :-1]
+        total += float(functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"))
     size = sum(len(tokenizer.decode(row[1:]).encode()) for row in rows)
     tokens = rows.shape[0] * (width - 1)
     return {

@@ -1,4 +1,4 @@
-"""Train one zoo teacher from random weights by its recipe: `python -m nexus_teacher_zoo.recipes.train NAME`.
+"""Train one zoo teacher from random weights by its recipe: `python -m nexus_teacher_zoo.recipes train NAME`.
 
 bf16 autocast with fp32 masters, AdamW, a warm-up and a cosine, clipped gradients. Data come from the capability pack's
 train split through the public hook; the profile split is watched while training; the verify split is scored once.
@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from nexus_core.types import SampleRequest, Split
-from nexus_teacher_zoo.recipes.card import write_card
+from nexus_core.types import Category, Detection, ModelSource, SampleRequest, Split
+from nexus_teacher_zoo.recipes.card import provenance, write_card
 from nexus_teacher_zoo.recipes.corpus import CorpusBatches, corpus_texts
-from nexus_teacher_zoo.recipes.evaluate import score_model
+from nexus_teacher_zoo.recipes.evaluate import score_teacher
 from nexus_teacher_zoo.recipes.recipe import WEIGHTS, Recipe, Stage, load_recipe
 from nexus_teacher_zoo.recipes.text import Batch, TaskBatches, capability_of, task_texts, train_tokenizer
 
@@ -139,11 +139,14 @@ def fit(recipe: Recipe, run: Run, tokenizer: Any, stream: Stream) -> tuple[Any, 
 
 def watch(model: Any, tokenizer: Any, recipe: Recipe) -> None:
     """Greedy exact score on the profile split, while training. The verify split is never looked at here."""
+    from nexus_core.hf import HFTeacher
+
     metric = capability_of(str(recipe.capability))
-    model.eval()
-    result = score_model(model, tokenizer, metric, SampleRequest(Split.PROFILE, n=recipe.training.eval_samples))
-    model.train()
-    click.echo(f"profile {metric.metric} {result.score:.3f} (n={result.n})")
+    detection = Detection(Category.TRANSFORMERS, model.config.model_type, 1.0, "in training")
+    teacher = HFTeacher(ModelSource(Path()), detection, model, tokenizer)
+    result = score_teacher(teacher, metric, SampleRequest(Split.PROFILE, n=recipe.training.eval_samples))
+    model.requires_grad_(True).train()  # a teacher is frozen
+    click.echo(f"profile {metric.metric} {result.value:.3f} (n={result.n})")
 
 
 def save(model: Any, tokenizer: Any, out: Path) -> None:
@@ -182,7 +185,7 @@ def train(recipe: Recipe, run: Run) -> None:
     if source.skipped:
         click.echo(f"{source.skipped} samples were longer than {recipe.training.max_tokens} tokens and were left out")
     save(model, tokenizer, run.out)
-    click.echo(write_card(recipe, run.out, steps, round(minutes, 1)))
+    click.echo(write_card(recipe, run.out, provenance(recipe, steps, minutes)))
 
 
 @click.command()

@@ -209,16 +209,17 @@ class Plugins:
             )
         return winners[0]
 
-    def _claims(self, source: ModelSource) -> tuple[list[Claim], list[PluginError]]:
+    def _claims(self, source: ModelSource) -> tuple[list[Claim], list[NexusError]]:
+        """What was claimed, and what was said instead. Damage in one plugin's eyes does not hide another's claim."""
         claims: list[Claim] = []
-        faults: list[PluginError] = []
+        faults: list[NexusError] = []
         for status in self.status(Kind.TEACHER):
             key = status.ref.key
             try:
                 answers = self.answers(Kind.TEACHER, "detect_model_category", only=key, source=source)
                 claims += [Claim(status.ref.name, detection) for _, detection in answers]
-            except PluginError as error:
-                if key in self._named or _strict():
+            except NexusError as error:
+                if isinstance(error, PluginError) and (key in self._named or _strict()):
                     raise
                 log.warning("%s", error)
                 faults.append(error)
@@ -249,9 +250,9 @@ class Plugins:
         if not answers:
             return sorted(pilot.drops, key=lambda name: -pilot.drops[name])[:DEFAULT_BLOCKS]
         chosen = list(answers[0][1])
-        if strangers := [name for name in chosen if name not in teacher.blocks]:
+        if problem := _wrong_blocks(chosen, teacher.blocks):
             raise PluginError(
-                f"plugin {teacher.plugin}, hook select_layers: {strangers[0]!r} is not a block of this teacher",
+                f"plugin {teacher.plugin}, hook select_layers: {problem}",
                 f"its blocks are {', '.join(list(teacher.blocks)[:3])} ...",
             )
         return chosen
@@ -305,7 +306,9 @@ def _wrong_type(hook: str, answer: Any) -> str:
     }
     if hook in wanted and not isinstance(answer, wanted[hook]):
         return f"returned {type(answer).__name__}, expected {wanted[hook].__name__} or None"
-    if hook == "detect_model_category" and not 0.0 <= answer.confidence <= 1.0:
+    if hook == "detect_model_category" and not (
+        isinstance(answer.confidence, int | float) and 0.0 <= answer.confidence <= 1.0
+    ):
         return f"returned a confidence of {answer.confidence!r}, expected 0 to 1"
     if hook == "select_layers" and (
         isinstance(answer, str) or not isinstance(answer, Collection) or not all(isinstance(a, str) for a in answer)
@@ -317,6 +320,16 @@ def _wrong_type(hook: str, answer: Any) -> str:
         if not isinstance(answer, nn.Module):
             return f"returned {type(answer).__name__}, expected torch.nn.Module or None"
     return ""
+
+
+def _wrong_blocks(chosen: list[str], blocks: Collection[str]) -> str:
+    """Why `chosen` is no choice of blocks, or an empty string."""
+    if not chosen:
+        return "chose no block"
+    if strangers := [name for name in chosen if name not in blocks]:
+        return f"{strangers[0]!r} is not a block of this teacher"
+    twice = [name for name in chosen if chosen.count(name) > 1]
+    return f"chose {twice[0]!r} twice" if twice else ""
 
 
 def _looks_like(source: ModelSource) -> str:

@@ -107,6 +107,7 @@ class TaskBatches:
 
     def _encode(self, pool: Sequence[Sample]) -> Iterator[tuple[list[int], list[int]]]:
         core = self.tokenizer.backend_tokenizer
+        core.no_padding()  # a batch that was padded while evaluating would leave padding switched on
         prompts = core.encode_batch([f"{USER}{s.prompt}{ASSISTANT}" for s in pool], add_special_tokens=False)
         targets = core.encode_batch([f"{s.target}{END}" for s in pool], add_special_tokens=False)
         for prompt, target in zip(prompts, targets, strict=True):

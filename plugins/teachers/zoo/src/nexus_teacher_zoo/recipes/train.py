@@ -159,6 +159,7 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
     draft.mkdir(parents=True)
     model.generation_config.do_sample = False
     model.to("cpu", torch.bfloat16).save_pretrained(draft)
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(draft, save_jinja_files=False)
     if out.exists():
         out.rename(old)

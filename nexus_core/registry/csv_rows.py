@@ -7,8 +7,8 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from nexus_core.registry.problems import Problem, ProblemError
-from nexus_core.registry.reader import MAX_BYTES
+from nexus_core.registry.problems import at
+from nexus_core.registry.reader import read_text
 
 _COLUMNS = {"modelname": "name", "parameters": "parameters", "category": "category", "bestfeature": "best_feature"}
 _LONGEST = 1000  # characters of one field
@@ -30,7 +30,7 @@ def read_csv(path: Path) -> list[CsvTeacher]:
     """Every row, each once. Anything malformed is an error that names its line."""
     rows = _cells(path, _text(path))
     if not rows:
-        raise _error(path, 1, "the file is empty", f"the first line is {_HEADER}")
+        raise at(path, 1, "the file is empty", f"the first line is {_HEADER}")
     columns = _columns(path, *rows[0])
     teachers: list[CsvTeacher] = []
     seen: dict[str, int] = {}
@@ -38,30 +38,19 @@ def read_csv(path: Path) -> list[CsvTeacher]:
         teacher = _teacher(path, line, columns, cells)
         first = seen.setdefault(teacher.name.casefold(), line)
         if first != line:
-            raise _error(path, line, f'"{teacher.name}" is already on line {first}', "keep one of the two rows")
+            raise at(path, line, f'"{teacher.name}" is already on line {first}', "keep one of the two rows")
         teachers.append(teacher)
     if not teachers:
-        raise _error(path, rows[0][0], "a header and no rows", "add one row for each teacher")
+        raise at(path, rows[0][0], "a header and no rows", "add one row for each teacher")
     return teachers
 
 
 def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _error(path, 1, f"cannot be read ({error.strerror})", "give the path of a CSV file") from error
-    if len(raw) > MAX_BYTES:
-        raise _error(path, 1, f"larger than {MAX_BYTES // 1024**2} MB", "a CSV of teachers has one row for each")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise _error(path, line, "not UTF-8 text", "export the table as CSV, in UTF-8") from error
+    text = read_text(path)
     control = next((char for char in text if not char.isprintable() and char not in "\r\n\t\u00a0\u200b"), None)
     if control is not None:
         line = text[: text.index(control)].count("\n") + 1
-        raise _error(path, line, f"a control character (U+{ord(control):04X})", "export the table as CSV, in UTF-8")
+        raise at(path, line, f"a control character (U+{ord(control):04X})", "export the table as CSV, in UTF-8")
     return text
 
 
@@ -76,7 +65,7 @@ def _cells(path: Path, text: str) -> list[tuple[int, list[str]]]:
                 rows.append((line, [cell.strip() for cell in cells]))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise _error(path, line, f"not CSV: {error}", "quote each field, and double a quote inside one") from error
+        raise at(path, line, f"not CSV: {error}", "quote each field, and double a quote inside one") from error
     return rows
 
 
@@ -87,24 +76,20 @@ def _columns(path: Path, line: int, header: list[str]) -> list[str | None]:
     for key, name in _COLUMNS.items():
         if name not in columns:
             shown = {"modelname": "Model Name", "bestfeature": "Best Feature"}.get(key, key.capitalize())
-            raise _error(path, line, f'no column "{shown}"', f"the header is {_HEADER}")
+            raise at(path, line, f'no column "{shown}"', f"the header is {_HEADER}")
         if columns.count(name) > 1:
-            raise _error(path, line, f'the column "{header[columns.index(name)]}" appears twice', "keep one of the two")
+            raise at(path, line, f'the column "{header[columns.index(name)]}" appears twice', "keep one of the two")
     return columns
 
 
 def _teacher(path: Path, line: int, columns: list[str | None], cells: list[str]) -> CsvTeacher:
     if len(cells) != len(columns):
         hint = "quote a field that has a comma in it"
-        raise _error(path, line, f"{len(cells)} fields, where the header has {len(columns)}", hint)
+        raise at(path, line, f"{len(cells)} fields, where the header has {len(columns)}", hint)
     values = {name: cell for name, cell in zip(columns, cells, strict=True) if name}
     for name, value in values.items():
         if not value:
-            raise _error(path, line, f"the field {name} is empty", 'write what is known, or "Not specified"')
+            raise at(path, line, f"the field {name} is empty", 'write what is known, or "Not specified"')
         if len(value) > _LONGEST:
-            raise _error(path, line, f"the field {name} has {len(value)} characters", f"at most {_LONGEST}")
+            raise at(path, line, f"the field {name} has {len(value)} characters", f"at most {_LONGEST}")
     return CsvTeacher(line, **values)
-
-
-def _error(path: Path, line: int, message: str, hint: str) -> ProblemError:
-    return ProblemError(Problem(path, line, message, hint))

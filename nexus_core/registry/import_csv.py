@@ -17,7 +17,7 @@ import yaml
 from nexus_core.atomic import write_atomic
 from nexus_core.registry.csv_rows import CsvTeacher, read_csv
 from nexus_core.registry.load import check_registry
-from nexus_core.registry.problems import Problem, ProblemError, raise_first
+from nexus_core.registry.problems import ProblemError, at, raise_first
 from nexus_core.registry.reader import Document, parse_document, read_document
 from nexus_core.resources import shared_path
 
@@ -94,14 +94,13 @@ def _new_rows(csv_path: Path, document: Document, teachers: Sequence[CsvTeacher]
     lines: dict[str, int] = {}
     for teacher in teachers:
         row_id = teacher_id(teacher.name)
-        if not row_id:
-            raise _error(
-                csv_path, teacher.line, f'no id can be made of "{teacher.name}"', "use Latin letters or digits"
-            )
+        if not 0 < len(row_id) <= _LONGEST_ID:
+            hint = f"use Latin letters or digits, at most {_LONGEST_ID}"
+            raise at(csv_path, teacher.line, f'no id can be made of "{teacher.name[:60]}"', hint)
         first = lines.setdefault(row_id, teacher.line)
         if first != teacher.line:
             message = f'"{teacher.name}" gives the id {row_id}, and so does line {first}'
-            raise _error(csv_path, teacher.line, message, "give one of the two another name")
+            raise at(csv_path, teacher.line, message, "give one of the two another name")
         rows[row_id] = _row(document, teacher)
     return rows
 
@@ -186,7 +185,3 @@ def _write(target: Path, start: Path, text: str | None) -> None:
         write_atomic(target, text.encode())
     elif start != target:
         shutil.copyfile(start, target)
-
-
-def _error(path: Path, line: int, message: str, hint: str) -> ProblemError:
-    return ProblemError(Problem(path, line, message, hint))

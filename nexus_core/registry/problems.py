@@ -31,6 +31,11 @@ class Problem:
         return f"{self.path}:{self.line}: {self.message}"
 
 
+def at(path: Path, line: int, message: str, hint: str) -> ProblemError:
+    """An error at one line of one file."""
+    return ProblemError(Problem(path, line, message, hint))
+
+
 def raise_first(problems: Sequence[Problem]) -> None:
     """Raise the first problem, if there is one, with the number of the others."""
     if problems:

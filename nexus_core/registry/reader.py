@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from nexus_core.registry.problems import Problem, ProblemError
+from nexus_core.registry.problems import Problem, ProblemError, at
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 16  # the deepest legitimate value, a number in a teacher's contract, lies at depth 5
-MAX_VALUES = 200_000
+MAX_VALUES = 50_000
 
 Key = tuple[str | int, ...]
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -57,7 +57,7 @@ class Document:
 
 def read_document(path: Path) -> Document:
     """Read one registry file; raise ProblemError, with its line, when it is not YAML of the plain kind."""
-    return parse_document(_read_text(path), path)
+    return parse_document(read_text(path), path)
 
 
 def parse_document(text: str, path: Path) -> Document:
@@ -70,28 +70,25 @@ def parse_document(text: str, path: Path) -> Document:
         raise _syntax_error(path, text, error) from error
     if not isinstance(root, dict):
         what = "empty" if root is None else f"a {_kind(root)}, not a mapping"
-        raise _unreadable(path, 1, f"the file is {what}", "start from the registry.yaml that ships with Nexus")
+        raise at(path, 1, f"the file is {what}", "start from the registry.yaml that ships with Nexus")
     document.data = root
     return document
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file, or an error that says why it is none."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise _unreadable(path, 1, f"cannot be read ({error.strerror})", "give the path of a registry.yaml") from error
+        raise at(path, 1, f"cannot be read ({error.strerror})", "give the path of a file") from error
     if len(raw) > MAX_BYTES:
-        raise _unreadable(path, 1, f"larger than {MAX_BYTES // 1024**2} MB", "a registry holds rows, not data")
+        raise at(path, 1, f"larger than {MAX_BYTES // 1024**2} MB", "a registry holds rows, not data")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise _unreadable(path, line, f"not UTF-8 text (byte {error.start})", "save the file as UTF-8") from error
-
-
-def _unreadable(path: Path, line: int, message: str, hint: str) -> ProblemError:
-    return ProblemError(Problem(path, line, message, hint))
+        raise at(path, line, f"not UTF-8 text (byte {error.start})", "save the file as UTF-8") from error
 
 
 def _syntax_error(path: Path, text: str, error: yaml.YAMLError) -> ProblemError:
@@ -99,9 +96,9 @@ def _syntax_error(path: Path, text: str, error: yaml.YAMLError) -> ProblemError:
     line = mark.line + 1 if mark else 1
     written = next(iter(text.splitlines()[line - 1 : line]), "")
     if "\t" in written[: len(written) - len(written.lstrip())]:
-        return _unreadable(path, line, "a tab in the indentation", "indent with spaces: YAML forbids tabs there")
+        return at(path, line, "a tab in the indentation", "indent with spaces: YAML forbids tabs there")
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
-    return _unreadable(path, line, f"not YAML: {reason}", f"look at line {line}, and at the one before it")
+    return at(path, line, f"not YAML: {reason}", f"look at line {line}, and at the one before it")
 
 
 def _events(loader: Any) -> Iterator[yaml.Event]:
@@ -146,7 +143,7 @@ class _Builder:
         return self.root
 
     def _refuse(self, event: Any, message: str, hint: str) -> ProblemError:
-        return _unreadable(self.document.path, event.start_mark.line + 1, message, hint)
+        return at(self.document.path, event.start_mark.line + 1, message, hint)
 
     def _document(self, event: Any) -> None:
         self.documents += 1
@@ -174,10 +171,10 @@ class _Builder:
             self._put(self._value(event), event)
 
     def _key(self, frame: _Frame, event: Any) -> None:
-        place = self.document.places.get((*frame.key, event.value))
-        if place is not None:
+        if event.value in frame.container:
             line = event.start_mark.line + 1
-            message = f'"{event.value}" appears twice{_inside(frame.key)} (lines {place.line} and {line})'
+            first = self.document.places[(*frame.key, event.value)].line
+            message = f'"{event.value}" appears twice{_inside(frame.key)} (lines {first} and {line})'
             self.document.problems.append(Problem(self.document.path, line, message, "keep one of the two"))
         elif not frame.container:
             self.document.places[frame.key].column = event.start_mark.column

@@ -22,7 +22,8 @@ RET_ALLOW, RET_EPERM, RET_KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x8000000
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 READ_RIGHTS = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR
-WRITE_RIGHTS = READ_RIGHTS | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 14  # no devices, sockets, execution
+# Write, remove and make directories, files and links, truncate; not: execute, make devices, sockets or pipes.
+WRITE_RIGHTS = READ_RIGHTS | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 14
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x40000000
 MNT_DETACH = 2
 MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
@@ -107,7 +108,7 @@ def drop_privileges() -> None:
 
 
 def restrict_files(readable: Sequence[Path], writable: Path | None) -> None:
-    """Landlock: read below `readable`, change below `writable`, nothing else; no TCP, no abstract sockets, no signals out."""
+    """Landlock: read below `readable`, change below `writable`; no TCP, no abstract sockets, no signals to others."""
     version = landlock_version()
     handled = (1 << (16 if version >= 5 else 15)) - 1
     attributes = [handled, *([3] if version >= 4 else []), *([3] if version >= 6 else [])]

@@ -25,12 +25,16 @@ def program_from(text: str, prompt: str, entry: str) -> str:
 
 
 def _from_first_definition(text: str) -> str:
-    """Drop prose before the code: start at the first line that begins an import, a decorator, a class or a function."""
+    """Drop prose before the code: begin at the first definition or import, unless the lines before it are statements."""
     lines = text.splitlines()
-    for number, line in enumerate(lines):
-        if re.match(r"(def |class |import |from \w+ import |@|async def )", line):
-            return "\n".join(lines[number:])
-    return text
+    is_start = re.compile(r"(def |class |import |from \w+ import |@|async def )").match
+    start = next((number for number, line in enumerate(lines) if is_start(line)), 0)
+    try:
+        before = ast.parse("\n".join(lines[:start])).body
+    except SyntaxError:
+        before = []
+    code = before and not all(isinstance(statement, ast.Expr) for statement in before)  # a lone word parses too
+    return text if code else "\n".join(lines[start:])
 
 
 def _longest_valid(source: str, least: int) -> str:

@@ -24,10 +24,14 @@ from nexus_core.types import Sample, Split
 TESTS_PER_ITEM = 8
 LETTERS = "abcdefghijklmnoprstuw"
 SEPARATORS = ("', '", "'-'", "' '", "'/'", "''", "'+'")
+# fmt: off
 WORDS = (
-    "apple Bread cloud dog echo Fog grape house ice jazz kite lemon Moon nest otter Pear queen river stone tree "
-    "under view wolf Xenon yarn zoo at be cat go hat in banana cherry elephant orange tomato letter summer noon level"
-).split()
+    "apple", "Bread", "cloud", "dog", "echo", "Fog", "grape", "house", "ice", "jazz", "kite", "lemon", "Moon",
+    "nest", "otter", "Pear", "queen", "river", "stone", "tree", "under", "view", "wolf", "Xenon", "yarn", "zoo",
+    "at", "be", "cat", "go", "hat", "in", "banana", "cherry", "elephant", "orange", "tomato", "letter", "summer",
+    "noon", "level",
+)
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,7 @@ class _Item:
     def _tests(self, code: str) -> list[dict[str, Any]] | None:
         """Hidden tests: argument lists and the values that the reference gives; None when they tell nothing."""
         namespace: dict[str, Any] = {}
-        exec(code, namespace)  # our own composition, never a model's output
+        exec(code, namespace)  # noqa: S102 - our own composition, never a model's output
         reference: Callable[..., Any] = namespace[self.name]
         tests, results = [], []
         for _ in range(TESTS_PER_ITEM):

@@ -59,7 +59,8 @@ class CodeMetric(CapabilityMetric):
         return {
             "random": [rename(rng.choice(training).target, sample.meta["entry"]) for sample in asked],
             "majority": [
-                rename(common.get(sample.stratum, overall).most_common(1)[0][0], sample.meta["entry"]) for sample in asked
+                rename(common.get(sample.stratum, overall).most_common(1)[0][0], sample.meta["entry"])
+                for sample in asked
             ],
         }
 

@@ -28,11 +28,14 @@ from nexus_capability_code.extract import program_from
 from nexus_capability_code.values import decode, encode
 
 # Imported before the first fork: children start with them at hand, also where opening files is refused altogether.
+# fmt: off
 PRELOADED = (
-    "abc array ast base64 binascii bisect calendar cmath collections copy dataclasses datetime decimal enum fractions "
-    "functools hashlib heapq inspect io itertools json math numbers operator queue random re statistics string struct "
-    "sys textwrap time typing unicodedata zlib"
-).split()
+    "abc", "array", "ast", "base64", "binascii", "bisect", "calendar", "cmath", "collections", "copy",
+    "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "io",
+    "itertools", "json", "math", "numbers", "operator", "queue", "random", "re", "statistics", "string", "struct",
+    "sys", "textwrap", "time", "typing", "unicodedata", "zlib",
+)
+# fmt: on
 NOT_CONFINED = 97
 
 
@@ -154,7 +157,11 @@ def _end(child: int) -> dict[str, Any]:
     """Kill what still runs, reap it, and say how it ended. Not reaped before, so the id is still that child's."""
     os.kill(child, signal.SIGKILL)
     _, status, used = os.wait4(child, 0)
-    return {"code": os.waitstatus_to_exitcode(status), "cpu_s": used.ru_utime + used.ru_stime, "peak_kb": used.ru_maxrss}
+    return {
+        "code": os.waitstatus_to_exitcode(status),
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "peak_kb": used.ru_maxrss,
+    }
 
 
 def _line(stream: BufferedWriter, value: Any) -> None:
@@ -169,9 +176,10 @@ def run_program(job: int, requests: int, answers: int) -> None:
     namespace: dict[str, Any] = {"__name__": "program"}
     try:
         source = program_from(setup["text"], setup["prompt"], setup["entry"])
-        exec(compile(source, "<program>", "exec"), namespace)
+        exec(compile(source, "<program>", "exec"), namespace)  # noqa: S102 - what all the layers are for
     except BaseException as error:  # noqa: BLE001 - the program may raise anything, KeyboardInterrupt too
-        return _line(told, {"error": _describe(error)})
+        _line(told, {"error": _describe(error)})
+        return
     _line(told, {"ready": True})
     for line in asked:
         _line(told, _answer(namespace, json.loads(line)))
@@ -190,7 +198,7 @@ def _answer(namespace: Mapping[str, Any], request: Mapping[str, Any]) -> dict[st
 def _describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"[:500]
-    except Exception:  # an exception class of the program's own, whose text raises
+    except BaseException:  # noqa: BLE001 - an exception class of the program's own, whose text raises
         return type(error).__name__
 
 
@@ -202,10 +210,11 @@ def run_check(job: int, to_program: int, from_program: int, verdict: int) -> Non
     try:
         line.expect_ready()
         namespace: dict[str, Any] = {"__name__": "check", **{name: line.proxy(name) for name in setup["names"]}}
-        exec(compile(setup["code"], "<check>", "exec"), namespace)
+        exec(compile(setup["code"], "<check>", "exec"), namespace)  # noqa: S102 - confined as the program is
     except BaseException as error:  # noqa: BLE001 - a failing assertion is one of many
-        return _line(told, {"error": _describe(error)})
-    _line(told, {"passed": True})
+        _line(told, {"error": _describe(error)})
+    else:
+        _line(told, {"passed": True})
 
 
 class _Line:

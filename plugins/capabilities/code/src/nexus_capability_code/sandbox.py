@@ -3,8 +3,8 @@
     with Sandbox() as sandbox:
         outcome = sandbox.run(Program(text, entry="double"), [Call("double", [2])])
 
-A few fork servers (clean interpreters, `-I -S`, empty environment) are started once; each program gets a fresh child. Layers on
-Linux, in the order in which the child puts them on, before it reads the program:
+A few fork servers (clean interpreters, `-I -S`, empty environment) are started once; each program gets a fresh child.
+Layers on Linux, in the order in which the child puts them on, before it reads the program:
 
 1. namespaces (user, network, mount, IPC), where the kernel grants them: no network device, no host IPC, a scratch
    directory of 8 MB in memory that nobody else sees. Optional: reported in `Sandbox.layers`.
@@ -14,9 +14,9 @@ Linux, in the order in which the child puts them on, before it reads the program
 4. Landlock: reads only in Python's standard library, changes only in the scratch directory (and only where it is the
    memory file system of layer 1, so that the disk cannot be filled), no TCP, no abstract sockets, no signals out.
    Where the kernel has no Landlock of version 3 or later, layer 5 refuses to open any file instead.
-5. seccomp, required: an allow-list of about 60 calls. Not on it, so refused with EPERM: fork, vfork, clone (threads too), exec,
-   socket and all of its family, kill and its family, ptrace, process_vm_*, mount, unshare, setns, bpf, io_uring, keyctl,
-   ioctl, fcntl, prlimit, chmod, chown, truncate by path, memfd, timers, anything new.
+5. seccomp, required: an allow-list of about 70 calls. Not on it, so refused with EPERM: fork, vfork, clone (threads
+   too), exec, socket and all of its family, kill and its family, ptrace, process_vm_*, mount, unshare, setns, bpf,
+   io_uring, keyctl, ioctl, fcntl, prlimit, chmod, chown, truncate by path, memfd, timers, anything new.
 6. a Python audit hook: a readable refusal before the kernel's. It is no protection against native code.
 
 Verdicts cannot be forged: expected values never enter the child. It answers with plain data (JSON, never pickle),
@@ -25,8 +25,10 @@ reaches the program only through calls that carry plain data. Printing "passed",
 builtins in the program's process changes nothing but its own answers.
 
 Not covered: a bug in the kernel; timing side channels; reading the standard library, the clock, the CPU count, the
-existence, size and owner of files by name (`stat` is not confined by Landlock; contents are); a wrong program that happens to give
-right values. Without layer 5 (macOS, other processors, old kernels) nothing runs: `SandboxError`. `allow_weak=True` or
+existence, size and owner of files by name (`stat` is not confined by Landlock; contents are); a wrong program that
+happens to give right values.
+
+Without layer 5 (macOS, other processors, old kernels) nothing runs: `SandboxError`. `allow_weak=True` or
 NEXUS_SANDBOX_ALLOW_WEAK=1 runs with layers 2 and 6 only, and logs that; Windows has no fork, so there it never runs.
 """
 
@@ -129,10 +131,11 @@ class Sandbox:
         try:
             for _ in range(count):
                 self._all.append(_Server(weak))
-            self.layers: Mapping[str, Any] = [server.greet(weak) for server in self._all][0]
+            greetings = [server.greet(weak) for server in self._all]
         except BaseException:
             self.close()
             raise
+        self.layers: Mapping[str, Any] = greetings[0]
         for server in self._all:
             self._servers.put(server)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="sandbox")
@@ -205,7 +208,7 @@ class _Server:
             while not received.endswith(b"\n"):
                 piece = self.channel.recv(1 << 16)
                 if not piece:
-                    raise SandboxError(f"The sandbox's server died: {self._last_words()}", "Report this with the message.")
+                    raise SandboxError(f"The sandbox's server died: {self._last_words()}", "Report this.")
                 received += piece
         except TimeoutError as error:
             raise SandboxError("The sandbox's server does not answer.", "Is this machine out of memory?") from error
@@ -284,7 +287,7 @@ class _Server:
 
 def _file(*values: Any) -> IO[bytes]:
     """An unnamed temporary file that holds `values`, one JSON line each: unlike a pipe, it never fills up."""
-    file = tempfile.TemporaryFile()
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     file.writelines(json.dumps(value).encode() + b"\n" for value in values)
     file.flush()
     file.seek(0)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING
+
+import click
 
 from nexus_core.discovery import discover, registry_fragments
 from nexus_core.plugins import Membership, Plugins, from_names
@@ -12,20 +15,32 @@ if TYPE_CHECKING:
     from nexus_core.registry import Registry
 
 
-def open_registry() -> Registry:
-    """registry.yaml (see `find_registry`), with the rows that installed plugins bring."""
-    from nexus_core.registry import find_registry, load_registry
+def open_registry(named: Collection[str] = ()) -> Registry:
+    """registry.yaml (see `find_registry`), with the rows that installed plugins bring.
 
-    return load_registry(find_registry(), registry_fragments(discover()))
+    A plugin's faulty rows are left out and said on stderr, unless the plugin was `named`, or in strict mode.
+    """
+    from nexus_core.registry import find_registry, load_tolerant
+    from nexus_core.registry.problems import raise_first
+
+    fragments = registry_fragments(discover())
+    registry, problems = load_tolerant(find_registry(), fragments)
+    wanted = {path for name, path in fragments if name in named or os.environ.get("NEXUS_STRICT") == "1"}
+    raise_first([problem for problem in problems if problem.path in wanted])
+    for problem in problems:
+        click.echo(f"left out: {problem}", err=True)
+    return registry
 
 
 def open_plugins(names: str | None = None) -> Plugins:
     """The plugins of `--plugins names`, else of $NEXUS_PLUGINS, else all. The registry is read only to select by name."""
-    if names is None and os.environ.get("NEXUS_PLUGINS") is None:
-        return Plugins()
-    registry = open_registry()
+    text = os.environ.get("NEXUS_PLUGINS") if names is None else names
+    chosen = from_names(text)
+    if not chosen:
+        return Plugins(chosen)
+    registry = open_registry(chosen)
     membership = Membership(
         capabilities={row.id: row.tower for row in registry.capabilities.values()},
         teachers={row.id: row.tower or "" for row in registry.teachers.values()},
     )
-    return Plugins(from_names(names), membership)
+    return Plugins(chosen, membership)

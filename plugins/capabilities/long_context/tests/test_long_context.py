@@ -125,3 +125,15 @@ def test_neither_chance_nor_memory_solves_it() -> None:
     assert score.keys() == {"random", "guess", "majority", "nearest"}
     assert max(score["random"], score["majority"], score["nearest"]) <= 0.03
     assert 0.02 < score["guess"] < 0.25  # one of the competing facts
+
+
+def test_the_drill_asks_for_every_fact_and_stays_within_its_split() -> None:
+    drawn = {split: list(METRIC.samples(SampleRequest(split, 50, data="drill"))) for split in Split}
+    for split, group in drawn.items():
+        for sample in group:
+            facts = re.findall(r"The [\w ]+ of (\w+) is \w+\.", sample.prompt)
+            asked = re.findall(r"of (\w+)\?\nAnswer:", sample.prompt + sample.target)
+            assert sorted(facts) == sorted(asked)
+            assert {split_of(name) for name in facts} == {split}
+            assert METRIC.score(sample, sample.target) == 1.0
+            assert METRIC.score(sample, sample.target.partition("\n")[2]) == 0.0

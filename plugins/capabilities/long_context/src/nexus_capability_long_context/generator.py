@@ -22,6 +22,7 @@ from nexus_core.types import Sample, SampleRequest, Split
 POOL = 2000  # samples of a held-out split when the request does not say how many
 FACTS = {128: 4, 256: 7, 512: 12, 1024: 20}  # length in tokens -> facts that compete
 DOCUMENTS = "documents"  # stratum: the same fact in each of several documents, and the question names one of them
+DRILL = "drill"  # `data="drill"`: short texts with a question for each fact, for the first steps of a training
 STRATA = (*map(str, FACTS), DOCUMENTS)
 
 
@@ -127,10 +128,24 @@ def _sample(split: Split, rng: random.Random, identifier: str) -> Sample:
     return Sample(identifier, text + _question(fact), fact.answer, stratum, meta=meta)
 
 
+def _drill(split: Split, rng: random.Random, identifier: str) -> Sample:
+    """Several facts, all of them asked for one after the other: far more to learn from per token than one answer."""
+    naming = names(split, rng)
+    attributes = [_attribute(rng) for _ in range(rng.randint(3, 8))]
+    facts = [Fact(name, next(naming), value_for(name, rng)) for name in attributes]
+    sentences = [fact.answer for fact in facts] + [filler(rng) for _ in range(rng.randint(0, 4))]
+    rng.shuffle(sentences)
+    turns = [f"{fact.answer}{_question(following)}" for fact, following in itertools.pairwise(facts)]
+    meta: dict[str, Any] = {"answers": [facts[0].value]}
+    target = "".join([*turns, facts[-1].answer])
+    return Sample(identifier, " ".join(sentences) + _question(facts[0]), target, DRILL, meta=meta)
+
+
 def generate(request: SampleRequest) -> Iterator[Sample]:
-    """Samples of one split. The train split is endless when `n` is None."""
-    rng = random.Random(f"long_context/{request.split}/{request.seed}")
+    """Samples of one split, or its drill where `data` says so. The train split is endless when `n` is None."""
+    make = _drill if request.data == DRILL else _sample
+    rng = random.Random(f"long_context/{request.data}/{request.split}/{request.seed}")
     endless = request.n is None and request.split is Split.TRAIN
     numbers = itertools.count() if endless else range(POOL if request.n is None else request.n)
     for index in numbers:
-        yield _sample(request.split, rng, f"long_context-{request.split}-{index}")
+        yield make(request.split, rng, f"long_context-{request.split}-{index}")

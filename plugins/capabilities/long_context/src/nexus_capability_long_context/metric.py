@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from nexus_capability_long_context import bindings
-from nexus_capability_long_context.generator import generate, value_for, words
+from nexus_capability_long_context.generator import DRILL, generate, value_for, words
 from nexus_core.types import CapabilityMetric, Direction, GenerateOptions, Sample, SampleRequest, Split
 
 MEMORY = 1000  # train samples that `majority` and `nearest` remember
@@ -60,7 +60,7 @@ class LongContext(CapabilityMetric):
     options = GenerateOptions(max_new_tokens=32)
 
     def samples(self, request: SampleRequest) -> Iterator[Sample]:
-        return generate(request) if request.data is None else bindings.bind(request)
+        return generate(request) if request.data in (None, DRILL) else bindings.bind(request)
 
     def score(self, sample: Sample, output: Any) -> float:
         """1 if the output's first line is the answer, or a sentence that ends in `is ANSWER`, else 0."""

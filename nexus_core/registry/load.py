@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from nexus_core.errors import RegistryError
 from nexus_core.registry.model import Registry
 from nexus_core.registry.problems import Problem, ProblemError, raise_first
-from nexus_core.registry.reader import read_document
+from nexus_core.registry.reader import Document, read_document
 from nexus_core.registry.rows import build_registry
 from nexus_core.registry.rules import check_rules
 from nexus_core.registry.shape import check_shape
@@ -19,6 +19,8 @@ from nexus_core.resources import shared_path
 FILE_NAME = "registry.yaml"
 PROJECT = "registry"
 Fragments = Sequence[tuple[str, Path]]
+Excluded = tuple[Path, tuple[str, str] | None]
+"""A row of a file; with None, the whole file."""
 
 
 def find_registry(explicit: str | Path | None = None) -> Path:
@@ -43,20 +45,21 @@ def load_registry(path: str | Path | None = None, fragments: Fragments = ()) -> 
 
 
 def load_tolerant(path: str | Path | None, fragments: Fragments) -> tuple[Registry, list[Problem]]:
-    """As `load_registry`, but a plugin's faulty fragment is left out and its problems are returned.
+    """As `load_registry`, but the faulty rows of plugins are left out, and their problems are returned.
 
     One broken plugin must not stop every command. Problems of the registry itself are still raised.
     """
     found = find_registry(path)
-    dropped: list[Problem] = []
+    without: set[Excluded] = set()
+    left_out: list[Problem] = []
     while True:
-        merged, problems = _read(found, fragments)
+        merged, problems = _read(found, fragments, without)
         raise_first([problem for problem in problems if problem.path == found])
         if not problems:
-            return build_registry(merged), dropped
-        dropped += problems
-        faulty = {problem.path for problem in problems}
-        fragments = [fragment for fragment in fragments if fragment[1] not in faulty]
+            return build_registry(merged), left_out
+        # Leaving a row out can leave another without what it refers to: look again until nothing is wrong.
+        left_out += problems
+        without |= {(problem.path, problem.row) for problem in problems}
 
 
 def check_registry(path: str | Path | None = None, fragments: Fragments = ()) -> list[Problem]:
@@ -64,28 +67,33 @@ def check_registry(path: str | Path | None = None, fragments: Fragments = ()) ->
     return _read(find_registry(path), fragments)[1]
 
 
-def _read(path: Path, fragments: Fragments) -> tuple[Merged, list[Problem]]:
+def _read(path: Path, fragments: Fragments, without: Set[Excluded] = frozenset()) -> tuple[Merged, list[Problem]]:
     sources: list[Source] = []
     problems: list[Problem] = []
     files = {path: PROJECT}
     for plugin, file in fragments:
-        files.setdefault(file, plugin)  # one package may hold several plugins, and then they share its file
+        if (file, None) not in without:
+            files.setdefault(file, plugin)  # one package may hold several plugins, and then they share its file
     for file, owner in files.items():
         try:
-            source = Source(owner, read_document(file))
+            source = Source(owner, _drop_rows(read_document(file), without))
         except ProblemError as error:
             problems.append(error.problem)
         else:
             sources.append(source)
-            problems += _shape(source)
+            problems += [*source.document.problems, *check_shape(source.document, fragment=owner != PROJECT)]
     if problems:  # the rules below rely on the shape
         return Merged({}, {}), problems
     merged, problems = _merge(sources)
     return merged, problems + check_rules(merged)
 
 
-def _shape(source: Source) -> list[Problem]:
-    return [*source.document.problems, *check_shape(source.document, fragment=source.owner != PROJECT)]
+def _drop_rows(document: Document, without: Set[Excluded]) -> Document:
+    for file, row in without:
+        if file == document.path and row is not None:
+            document.data[row[0]].pop(row[1], None)
+    document.problems = [problem for problem in document.problems if (document.path, problem.row) not in without]
+    return document
 
 
 def _merge(sources: Sequence[Source]) -> tuple[Merged, list[Problem]]:

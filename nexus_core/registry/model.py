@@ -57,7 +57,11 @@ class CapabilityRow:
 
 @dataclass(frozen=True, slots=True)
 class TeacherRow:
-    """One teacher, in the wording of the CSV. `contracts` holds what it asks beyond the capabilities' own contracts."""
+    """One teacher, in the wording of the CSV. `contracts` holds what it asks beyond the capabilities' own contracts.
+
+    `role` is "teacher", or for a checkpoint that teaches no capability "backbone" (students may start from it) or
+    "interpretability" (it explains protected subspaces).
+    """
 
     id: str
     name: str

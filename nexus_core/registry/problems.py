@@ -20,12 +20,13 @@ class ProblemError(RegistryError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem, at one line of one file."""
+    """One problem, at one line of one file; `row` is (section, id) when one row alone is to blame."""
 
     path: Path
     line: int
     message: str
     hint: str = ""
+    row: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.message}"

@@ -52,7 +52,7 @@ class Document:
         return self.places[key].line if key in self.places else 1
 
     def problem(self, key: Key, message: str, hint: str = "") -> Problem:
-        return Problem(self.path, self.line(key), message, hint)
+        return Problem(self.path, self.line(key), message, hint, _row(key))
 
 
 def read_document(path: Path) -> Document:
@@ -175,7 +175,8 @@ class _Builder:
             line = event.start_mark.line + 1
             first = self.document.places[(*frame.key, event.value)].line
             message = f'"{event.value}" appears twice{_inside(frame.key)} (lines {first} and {line})'
-            self.document.problems.append(Problem(self.document.path, line, message, "keep one of the two"))
+            row = _row((*frame.key, event.value))
+            self.document.problems.append(Problem(self.document.path, line, message, "keep one of the two", row))
         elif not frame.container:
             self.document.places[frame.key].column = event.start_mark.column
         self.document.places[(*frame.key, event.value)] = Place(event.start_mark.line + 1)
@@ -232,6 +233,10 @@ class _Builder:
         frame.container[frame.pending] = value
         frame.pending = None
         return key
+
+
+def _row(key: Key) -> tuple[str, str] | None:
+    return (str(key[0]), str(key[1])) if len(key) > 1 else None
 
 
 def _inside(key: Key) -> str:

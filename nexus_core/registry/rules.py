@@ -96,8 +96,8 @@ def _teacher(merged: Merged, row: RawRow) -> Iterator[Problem]:
         yield from _reference(row, ("tower",), data["tower"], merged.rows["towers"], "tower")
     elif not data.get("unmapped"):
         yield row.problem(("tower",), f"{row.id} has no tower", "name its primary tower, or say `unmapped: true`")
-    if not data["capabilities"] and not data.get("unmapped") and data.get("role") != "interpretability":
-        hint = "name them, or say `role: interpretability`, or `unmapped: true`"
+    if not data["capabilities"] and not data.get("unmapped") and data.get("role", "teacher") == "teacher":
+        hint = "name them, or say `role: backbone`, `role: interpretability` or `unmapped: true`"
         yield row.problem(("capabilities",), f"{row.id} carries no capability", hint)
     for index, name in enumerate(data["capabilities"]):
         yield from _reference(row, ("capabilities", index), name, capabilities, "capability")

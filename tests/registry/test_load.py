@@ -165,14 +165,31 @@ def test_a_fragment_holds_rows_only(write: Write) -> None:
     assert [(p.path, p.message) for p in problems] == [(pack, 'unknown key "defaults"')]
 
 
-def test_a_faulty_fragment_is_left_out_and_named(write: Write) -> None:
+def test_a_faulty_row_is_left_out_and_named_and_so_is_what_relied_on_it(write: Write) -> None:
     path = write()
-    good = write("teachers:\n" + TEACHER.format(id="bob", name="Bob"), "good.yaml")
     bad = write("teachers: [", "bad.yaml")
-    worse = write("teachers:\n" + TEACHER.format(id="eve", name="Eve").replace("math", "mth"), "worse.yaml")
-    registry, problems = load_tolerant(path, [("bad", bad), ("good", good), ("worse", worse)])
+    shapeless = write("teachers: []\n", "shapeless.yaml")
+    pack = write(
+        "capabilities:\n  chess: {tier: 1, tower: txt, description: x, thresholds: points,"
+        " contract: {benchmark: pack, metric: elo, direction: higher}}\nteachers:\n"
+        + TEACHER.format(id="bob", name="Bob")
+        + TEACHER.format(id="eve", name="Eve").replace("math", "chess")
+        + "  ida: {name: Ida}\n"
+        + "  bob2: {name: Bob2, name: Bob2}\n",
+        "pack.yaml",
+    )
+    registry, problems = load_tolerant(path, [("bad", bad), ("shapeless", shapeless), ("pack", pack)])
     assert set(registry.teachers) == {"ada", "bob"}
-    assert {problem.path for problem in problems} == {bad, worse}
+    assert set(registry.capabilities) == {"math", "wer"}
+    assert {problem.row for problem in problems if problem.path == pack} == {
+        *(("capabilities", "chess"), ("teachers", "eve"), ("teachers", "ida"), ("teachers", "bob2"))
+    }
+    assert {problem.path for problem in problems} == {bad, shapeless, pack}
+
+
+def test_a_backbone_carries_no_capability(write: Write, small: str) -> None:
+    path = write(small.replace("capabilities: [math]", "capabilities: []\n    role: backbone"))
+    assert load_registry(path).teacher("ada").role == "backbone"
 
 
 def test_the_projects_own_problems_are_never_tolerated(write: Write, small: str) -> None:

@@ -21,7 +21,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(*headers, title=title or None, title_justify="left", box=None, pad_edge=False)
+        table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+        for header in headers:
+            table.add_column(header, overflow="fold")  # an id that is cut cannot be copied into the next command
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         Console().print(table)

@@ -54,19 +54,19 @@ class HFTeacher(Teacher):
         return text
 
     def encode(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        templated = bool(getattr(self._tokenizer, "chat_template", None))
-        with quiet():  # the tokenizer warns of long prompts; they are counted and cut below
-            rows = self._tokenizer(
-                [self.prompt_text(sample) for sample in samples],
-                # A chat template writes the special tokens itself; adding them again would double the first one.
-                add_special_tokens=not templated,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )["input_ids"]
-        self.truncated += sum(len(row) > self._limit for row in rows)
-        # The end of a prompt holds the question, so what is too long loses its beginning.
-        batch = self._tokenizer.pad({"input_ids": [row[-self._limit :] for row in rows]}, return_tensors="pt")
-        return {name: tensor.to(self._model.device) for name, tensor in batch.items()}
+        return self._pad(self._rows(samples, room=0))
+
+    def encode_answers(
+        self, samples: Sequence[Sample], answers: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Prompts followed by answer tokens, and the mask (B, T) of the positions whose logits predict them."""
+        prompts = self._rows(samples, room=max((len(answer) for answer in answers), default=0))
+        batch = self._pad([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)])
+        length = batch["input_ids"].shape[1]
+        mask = torch.zeros(len(samples), length, dtype=torch.bool, device=self._model.device)
+        for row, answer in enumerate(answers):
+            mask[row, length - 1 - len(answer) : length - 1] = True  # left padding: answers end at the right edge
+        return batch, mask
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
@@ -79,27 +79,67 @@ class HFTeacher(Teacher):
         answers: dict[int, str] = {}
         for start in range(0, len(order), options.batch_size):
             chosen = order[start : start + options.batch_size]
-            texts = self._generate_batch([samples[i] for i in chosen], options)
-            answers.update(zip(chosen, texts, strict=True))
+            tokens = self.generate_tokens([samples[i] for i in chosen], options)
+            answers.update(zip(chosen, self.decode_tokens(tokens, options), strict=True))
         return [answers[i] for i in range(len(samples))]
 
     @torch.inference_mode()
-    def _generate_batch(self, samples: Sequence[Sample], options: GenerateOptions) -> list[str]:
-        batch = self.encode(samples)
+    def generate_tokens(
+        self, samples: Sequence[Sample], options: GenerateOptions, begun: Sequence[Sequence[int]] | None = None
+    ) -> list[list[int]]:
+        """Answer tokens of one batch, up to and with the end token. `begun` are the first tokens of each answer."""
+        begun = begun or [[] for _ in samples]
+        rows = self._rows(samples, room=options.max_new_tokens)
+        batch = self._pad([[*row, *start] for row, start in zip(rows, begun, strict=True)])
+        length = batch["input_ids"].shape[1]
         sampling = options.temperature > 0
         settings: dict[str, Any] = {"temperature": options.temperature, "top_p": options.top_p} if sampling else {}
         if options.stop:
             settings |= {"stop_strings": list(options.stop), "tokenizer": self._tokenizer}
-        with quiet():  # transformers warns when prompt and answer together pass the context
+        with quiet():
             output = self._model.generate(
                 **batch,
-                max_new_tokens=options.max_new_tokens,
+                max_new_tokens=max(1, min(options.max_new_tokens, self._limit - length)),
                 do_sample=sampling,
                 pad_token_id=self._tokenizer.pad_token_id,
                 **settings,
             )
-        answers = self._tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [_cut(answer, options.stop) for answer in answers]
+        new = [self._until_end(row) for row in output[:, length:].tolist()]
+        return [[*start, *row] for start, row in zip(begun, new, strict=True)]
+
+    def decode_tokens(self, tokens: Sequence[Sequence[int]], options: GenerateOptions) -> list[str]:
+        """Texts of answers, without special tokens and without what follows a stop string."""
+        texts = self._tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)
+        return [_cut(text, options.stop) for text in texts]
+
+    def _rows(self, samples: Sequence[Sample], room: int) -> list[list[int]]:
+        """Prompt tokens. What does not fit the context loses its beginning: the question stands at the end."""
+        templated = bool(getattr(self._tokenizer, "chat_template", None))
+        with quiet():  # the tokenizer warns of long prompts; they are counted and cut here
+            rows: list[list[int]] = self._tokenizer(
+                [self.prompt_text(sample) for sample in samples],
+                # A chat template writes the special tokens itself; adding them again would double the first one.
+                add_special_tokens=not templated,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+        # An answer may be allowed more room than it will need, so at least half of the context is the prompt's.
+        limit = max(self._limit // 2, self._limit - room)
+        self.truncated += sum(len(row) > limit for row in rows)
+        return [row[-limit:] for row in rows]
+
+    def _pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        batch = self._tokenizer.pad({"input_ids": [list(row) for row in rows]}, return_tensors="pt")
+        return {name: tensor.to(self._model.device) for name, tensor in batch.items()}
+
+    def _until_end(self, row: list[int]) -> list[int]:
+        """Generation pads a finished row until its batch ends."""
+        ends = self._model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        for position, token in enumerate(row):
+            if token in ends:
+                return row[: position + 1]
+        return row
 
 
 def _context(model: Any, tokenizer: Any) -> int:

@@ -57,7 +57,7 @@ def test_every_written_step_is_true_and_uses_numbers_that_are_known() -> None:
         assert 2 <= len(steps) <= 4
         known = {int(n) for n in re.findall(r"\d+", sample.prompt)}
         for step in steps:
-            left, sign, right, result = re.fullmatch(r"(\d{3})([-+*/])(\d{3})=(\d{3})", step).groups()
+            left, sign, right, result = re.fullmatch(r"(\d{2})([-+*/])(\d{2})=(\d{2})", step).groups()
             a, b, c = int(left), int(right), int(result)
             assert {a, b} <= known
             assert c == {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign]

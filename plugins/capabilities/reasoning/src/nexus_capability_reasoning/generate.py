@@ -18,7 +18,7 @@ import yaml
 
 from nexus_core.types import Sample, Split
 
-LARGEST = 999
+LARGEST = 99  # two columns: a model of a million parameters learns this arithmetic in minutes
 FINITE = 1000  # size of the profile and verify splits when all of them is asked for
 
 
@@ -45,8 +45,8 @@ class Problem:
 
     def apply(self, operation: str, left: int, right: int) -> None:
         self.value = compute(operation, left, right)
-        # Three columns each, as one adds on paper: place values stand at fixed distances, which a small model can learn.
-        self.steps.append(f"{left:03}{operation}{right:03}={self.value:03}")
+        # Two columns each, as one adds on paper: place values stand at fixed distances, which a small model can learn.
+        self.steps.append(f"{left:02}{operation}{right:02}={self.value:02}")
 
 
 def compute(operation: str, left: int, right: int) -> int:
@@ -66,13 +66,7 @@ def operand(rng: random.Random, operation: str, value: int) -> int | None:
         return rng.choice(divisors) if divisors else None
     if operation == "-":
         return rng.randint(1, value - 1) if value > 1 else None
-    room = LARGEST - value
-    return min(amount(rng), room) if room > 0 else None
-
-
-def amount(rng: random.Random) -> int:
-    """A number of one to three digits."""
-    return rng.choice((rng.randint(2, 20), rng.randint(10, 99), rng.randint(10, 99), rng.randint(100, 500)))
+    return rng.randint(1, LARGEST - value) if value < LARGEST else None
 
 
 def write(rng: random.Random) -> Problem | None:
@@ -100,7 +94,7 @@ NOUNS = {"things": "things", "boxes": "boxes", "place": "places"}
 
 def opening(problem: Problem, operation: str) -> bool:
     """State the first amount, given or to be computed."""
-    a = amount(problem.rng)
+    a = problem.rng.choice((problem.rng.randint(2, 20), problem.rng.randint(2, LARGEST)))
     if not operation:
         problem.value = a
         problem.say("opening", "", a=a)

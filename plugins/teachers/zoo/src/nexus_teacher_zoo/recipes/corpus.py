@@ -1,7 +1,7 @@
 """General text that lies on any machine with Python: the standard library, its help topics and the licence.
 
 It holds none of the capabilities' tasks. Documents are ordered by name, so the corpus is the same for a given Python
-build; one document in twenty, by the hash of its name, is held out.
+build; one document in twenty, by the hash of its text, is held out.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def documents() -> Iterator[tuple[str, str]]:
 
 def corpus_texts(held_out: bool) -> Iterator[str]:
     """The documents that are trained on, or the held-out ones."""
-    for name, text in documents():
-        if (hashlib.sha256(name.encode()).digest()[0] < 13) == held_out:
+    for _, text in documents():
+        if (hashlib.sha256(text.encode()).digest()[0] < 13) == held_out:
             yield text
 
 
@@ -94,5 +94,5 @@ def corpus_loss(path: Path, width: int = 256, pieces: int = 400) -> dict[str, An
         "nats_per_byte": round(total / size, 4),
         "nats_per_token": round(total / tokens, 4),
         "n": tokens,
-        "split": "documents held out by the hash of their name",
+        "split": "documents held out by the hash of their text",
     }

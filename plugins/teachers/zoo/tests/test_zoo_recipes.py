@@ -1,0 +1,138 @@
+"""The trainer, on a model that takes a second."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from nexus_teacher_zoo.recipes.__main__ import main
+from nexus_teacher_zoo.recipes.control import baseline_scores, memorisation_control
+from nexus_teacher_zoo.recipes.corpus import corpus_texts, documents
+from nexus_teacher_zoo.recipes.evaluate import wilson
+from nexus_teacher_zoo.recipes.recipe import Recipe, Stage, TokenizerSpec, Training, load_recipe, recipe_names
+from nexus_teacher_zoo.recipes.text import TaskBatches, capability_of, task_texts, train_tokenizer
+from nexus_teacher_zoo.recipes.train import Run, Stream, build_model, fit, learning_rate, loss_of, save
+
+from nexus_core.errors import DataError
+from nexus_core.types import SampleRequest, Split
+
+TINY = Recipe(
+    name="tiny",
+    task="a test",
+    data="a test",
+    config="LlamaConfig",
+    kwargs={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    capability="reasoning",
+    tokenizer=TokenizerSpec(vocab_size=400, train_samples=200),
+    training=Training(steps=12, batch_tokens=512, pool=64, lr=1e-2, warmup=2, log_every=6, eval_every=100),
+)
+
+
+def prepared(recipe: Recipe) -> TaskBatches:
+    metric = capability_of(str(recipe.capability))
+    return TaskBatches(metric, train_tokenizer(recipe.tokenizer, task_texts(metric, recipe)), recipe)
+
+
+def trained(out: Path) -> str:
+    source = prepared(TINY)
+    model, steps, _ = fit(TINY, Run(out), source.tokenizer, Stream(source, ()))
+    assert steps == 12
+    save(model, source.tokenizer, out)
+    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_training_repeats_to_the_byte_and_replaces_the_old_checkpoint(tmp_path: Path) -> None:
+    first = trained(tmp_path / "tiny")
+    (tmp_path / "tiny" / "stale").write_text("x", "utf-8")
+    assert trained(tmp_path / "tiny") == first
+    assert not (tmp_path / "tiny" / "stale").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_training_lowers_the_loss() -> None:
+    source = prepared(TINY)
+    batch = next(source.batches(Stage()))
+    before = loss_of(build_model(TINY, source.tokenizer), batch, "cpu").item()
+    model, _, _ = fit(TINY, Run(Path()), source.tokenizer, Stream(source, ()))
+    assert loss_of(model, batch, "cpu").item() < before - 0.5
+
+
+def test_batches_weigh_answers_prompts_and_padding() -> None:
+    source = prepared(TINY)
+    batch = next(source.batches(Stage()))
+    assert batch.ids.shape == batch.weights.shape and batch.ids.numel() <= 512
+    padding = batch.ids == source.tokenizer.pad_token_id
+    assert set(batch.weights[padding].tolist()) <= {0.0}
+    assert {round(w, 3) for w in batch.weights[~padding].tolist()} == {0.1, 1.0}
+    ends = (batch.ids == source.tokenizer.eos_token_id).sum(1)
+    assert ends.tolist() == [1] * len(ends)
+
+
+def test_stages_filter_and_then_end() -> None:
+    source = prepared(TINY)
+    pool = next(source.pools(Stage(strata=("2 steps",), max_chars=200)))
+    assert {s.stratum for s in pool} == {"2 steps"} and max(len(s.prompt) for s in pool) <= 200
+    stream = Stream(source, (Stage(until=0.5, strata=("2 steps",)),))
+    stream.next(0.1)
+    assert stream.current == Stage(until=0.5, strata=("2 steps",))
+    stream.next(0.6)
+    assert stream.current == Stage()
+
+
+def test_long_samples_are_left_out_and_counted() -> None:
+    source = prepared(replace(TINY, training=replace(TINY.training, max_tokens=110)))
+    next(source.batches(Stage()))
+    assert source.skipped > 0
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    assert learning_rate(TINY, 0, 0.0) == pytest.approx(0.5e-2)
+    assert learning_rate(TINY, 5, 0.5) == pytest.approx(1e-2 * (0.02 + 0.98 / 2))
+    assert learning_rate(TINY, 11, 1.0) == pytest.approx(1e-2 * 0.02)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_tokenizers_lose_nothing(split: bool) -> None:
+    tokenizer = train_tokenizer(TokenizerSpec(vocab_size=500, split_digits=split), ["a man has 12 apples and 12 pears"] * 5)
+    text = "Zoë has 1234 äpples,\n\tand\0 12 <|end|>?"
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert (len(tokenizer("12").input_ids) == 2) is split
+
+
+def test_the_memory_control_can_succeed_and_does_not() -> None:
+    metric = capability_of("reasoning")
+    assert memorisation_control(metric, SampleRequest(Split.TRAIN, 30), 100)["value"] == 1.0
+    assert memorisation_control(metric, SampleRequest(Split.VERIFY, 200), 1000)["value"] < 0.1
+    assert baseline_scores(metric, SampleRequest(Split.VERIFY, 200))["random"]["value"] < 0.1
+
+
+def test_wilson() -> None:
+    assert wilson(0.5, 100) == (0.4038, 0.5962)
+    assert wilson(1.0, 500)[0] == pytest.approx(0.9924, abs=1e-4) and wilson(1.0, 500)[1] == 1.0
+
+
+def test_the_corpus_is_stable_and_its_held_out_part_apart() -> None:
+    names = [name for name, _ in documents()]
+    assert names == [name for name, _ in documents()] and len(names) == len(set(names)) > 300
+    train, held = set(corpus_texts(held_out=False)), set(corpus_texts(held_out=True))
+    assert len(held) > 10 and not train & held
+
+
+def test_recipes_are_read_whole(tmp_path: Path) -> None:
+    assert {"reasoning", "backbone"} <= set(recipe_names())
+    for name in recipe_names():
+        assert load_recipe(name).name == name and load_recipe(name).seed == 42
+    path = tmp_path / "bad.yaml"
+    path.write_text("task: x\ntraining: {stepz: 3}\n", "utf-8")
+    with pytest.raises(DataError, match="unknown key 'stepz'"):
+        load_recipe(str(path))
+    with pytest.raises(DataError, match="no recipe 'nothing'"):
+        load_recipe("nothing")
+
+
+def test_commands() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0 and all(word in result.output for word in ("train", "all", "card"))

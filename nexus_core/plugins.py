@@ -77,6 +77,7 @@ class Plugins:
         self.refs = [ref for ref in discover() if ref.key not in keys] + list(self._extra)
         self._manager = new_manager()
         self._status: dict[PluginRef, PluginStatus] = {}
+        self._sound: set[Kind] = set()  # kinds whose every selected plugin is loaded
         self._named, self._selected = self._select(self._arguments[0], membership)
         self._named |= keys
         self._selected |= keys
@@ -149,31 +150,39 @@ class Plugins:
 
     def answers(self, kind: Kind, hook: str, only: str | None = None, **arguments: Any) -> Iterator[tuple[str, Any]]:
         """(plugin key, answer) of each selected plugin of `kind` that has one. `only` asks a single plugin, by key."""
-        for ref in self.refs:
-            if ref.kind is kind and ref.key in self._selected and only in (None, ref.key):
-                self._fail_if_required(self._load(ref))
+        self._load_kind(kind, only)
+        prefix = f"{kind.value}:"
         for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            if not impl.plugin_name.startswith(f"{kind.value}:") or only not in (None, impl.plugin_name):
-                continue
-            answer = self._call(impl.plugin_name, hook, impl.function, {k: arguments[k] for k in impl.argnames})
-            if answer is not None:
-                yield impl.plugin_name, answer
+            key = impl.plugin_name
+            if key == only or (only is None and key.startswith(prefix)):
+                answer = self._call(key, hook, impl.function, {name: arguments[name] for name in impl.argnames})
+                if answer is not None:
+                    yield key, answer
+
+    def _load_kind(self, kind: Kind, only: str | None) -> None:
+        if kind in self._sound:  # a hook may be called per token; what is loaded and sound is not looked at again
+            return
+        wanted = [ref for ref in self.refs if ref.kind is kind and ref.key in self._selected]
+        for ref in wanted:
+            if only in (None, ref.key):
+                self._fail_if_required(self._load(ref))
+        if all(ref in self._status and self._status[ref].ok for ref in wanted):
+            self._sound.add(kind)
 
     def _call(self, key: str, hook: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """One implementation, with whatever it raises attributed to it."""
-        where = f"plugin {key.split(':')[1]}, hook {hook}"
         try:
             answer = function(**arguments)
         except NexusError as error:  # it speaks to the user; it only lacks the name of the speaker
-            error.add_note(where)
+            error.add_note(_where(key, hook))
             raise
         except (Exception, SystemExit) as error:
             raise PluginError(
-                f"{where}: {one_line(error)}",
+                f"{_where(key, hook)}: {one_line(error)}",
                 f"this is a fault of the plugin; see: nexus plugins check {key.split(':')[1]}",
             ) from error
         if answer is not None and (problem := _wrong_type(hook, answer)):
-            raise PluginError(f"{where}: {problem}", f"see: nexus plugins check {key.split(':')[1]}")
+            raise PluginError(f"{_where(key, hook)}: {problem}", f"see: nexus plugins check {key.split(':')[1]}")
         return answer
 
     def _one(self, kind: Kind, hook: str, **arguments: Any) -> tuple[str, Any] | None:
@@ -286,6 +295,10 @@ class Plugins:
         if answer is None:
             raise PluginError(f"no tower plugin decodes '{modality}'", "list them with: nexus plugins")
         return answer[1]
+
+
+def _where(key: str, hook: str) -> str:
+    return f"plugin {key.split(':')[1]}, hook {hook}"
 
 
 def _strict() -> bool:

@@ -181,7 +181,9 @@ def test_two_packs_for_one_capability_are_an_error_that_names_both(site):
     metric += "    def samples(self, request): return iter(())\n    def score(self, sample, output): return 0.0\n"
     site.add("capability", "one", HEAD + body, files={"m.py": metric})
     site.add("capability", "two", HEAD + body)
-    with pytest.raises(PluginError, match="plugins (one and two|two and one) both answer capability_metric for shared"):
+    with pytest.raises(
+        PluginError, match=r"plugins (one and two|two and one) both answer capability_metric for shared"
+    ):
         Plugins(["one", "two"]).capability_metric("shared")
     assert Plugins(["two"]).capability_metric("shared").name == "shared"
 
@@ -228,7 +230,7 @@ def test_nobody_knows_it(tmp_path):
 
 def test_a_plugin_that_only_detects_is_named(site, llama):
     site.add("teacher", "probe", DETECT.format(CLAIM))
-    with pytest.raises(ModelError, match="plugin probe recognises it .* but does not load it"):
+    with pytest.raises(ModelError, match=r"plugin probe recognises it .* but does not load it"):
         Plugins(["probe"]).load_teacher(llama)
 
 

@@ -228,7 +228,7 @@ def test_a_command_that_needs_a_named_quarantined_plugin_fails(all_bad):
     """
     result = all_bad.python(code, NEXUS_PLUGINS="raises")
     assert result.returncode == 1
-    first, second = result.stderr.splitlines()
+    *_, first, second = result.stderr.splitlines()
     assert first.startswith("error: plugin raises (capability) is quarantined: import of")
     assert second == "hint:  see: nexus plugins check raises"
 

@@ -161,6 +161,8 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
     model.to("cpu", torch.bfloat16).save_pretrained(draft)
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(draft, save_jinja_files=False)
+    for file in draft.iterdir():
+        file.chmod(0o644)  # safetensors writes for its owner only
     if out.exists():
         out.rename(old)
     draft.rename(out)

@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CLI_PAGE = ROOT / "docs" / "reference" / "cli.md"
 CARDS = ROOT / "plugins" / "teachers" / "zoo" / "src" / "nexus_teacher_zoo" / "weights"
 WIDTH = 100
-MARKED = re.compile(r"(<!-- generated: (?P<kind>\w+) ?(?P<argument>\w*) -->\n).*?(<!-- end of generated -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- generated: (?P<kind>\w+) ?(?P<argument>\w*) -->\n).*?(<!-- end of generated -->)", re.DOTALL
+)
 
 CLI_HEAD = """# Command line
 
@@ -45,7 +47,12 @@ def cli_page() -> str:
 def helps(command: click.Command, name: str, parent: click.Context | None) -> Iterator[tuple[str, str]]:
     """(full name, help) of a command and of all below it."""
     context = click.Context(
-        command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH, **command.context_settings
+        command,
+        info_name=name,
+        parent=parent,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        **command.context_settings,
     )
     lines = command.get_help(context).splitlines()
     yield context.command_path, "\n".join(line.rstrip() for line in lines).rstrip()
@@ -90,7 +97,15 @@ def zoo(_: str) -> str:
     cards = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(CARDS.glob("*/card.yaml"))]
     if not cards:
         return "No zoo teacher has been trained and measured in this checkout yet."
-    head = ["teacher", "parameters", "measured on held-out samples", "score (95 % interval)", "n", "without a model", "by memory"]
+    head = [
+        "teacher",
+        "parameters",
+        "measured on held-out samples",
+        "score (95 % interval)",
+        "n",
+        "without a model",
+        "by memory",
+    ]
     rows = [head, ["---"] * len(head), *(_card_row(card) for card in cards)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -41,10 +41,10 @@ def with_code() -> list[object]:
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(page: Path, tmp_path: Path) -> dict[str, str]:
     """Variables of a shell whose `python`, `pip` and `nexus` belong to a new environment on top of this one."""
     env = tmp_path / "env"
-    venv.create(env, symlinks=True, with_pip=True)
+    venv.create(env, symlinks=True, with_pip="$ pip install" in page.read_text(encoding="utf-8"))
     paths = {"base": str(env), "platbase": str(env)}
     site_packages = Path(sysconfig.get_path("purelib", "venv", paths))
     (site_packages / "parent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
@@ -122,7 +122,11 @@ def test_the_runner_notices(old: str, new: str, said: str, tmp_path: Path) -> No
     page = tmp_path / "page.md"
     page.write_text(PAGE.replace(old, new) if old else PAGE)
     result = subprocess.run(
-        [sys.executable, RUNNER, page], cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True
+        [sys.executable, RUNNER, page],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == (1 if said else 0), result.stdout + result.stderr
     assert said in result.stdout + result.stderr

@@ -69,7 +69,10 @@ FAULTS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "another `NEXUS_API`": (GOOD.replace("NEXUS_API = 1", "NEXUS_API = 99"), ()),
     "a misspelt hook": (GOOD + LOAD.replace("load_teacher", "load_teachr"), ()),
     "an argument that the hook does not have": (GOOD + LOAD.replace("(source", "(path"), ()),
-    "a hook wrapper": (GOOD.replace("@hookimpl", "@hookimpl(wrapper=True)").replace("return None", "return (yield)"), ()),
+    "a hook wrapper": (
+        GOOD.replace("@hookimpl", "@hookimpl(wrapper=True)").replace("return None", "return (yield)"),
+        (),
+    ),
     "no hook that its kind is for": (GOOD.split("@hookimpl")[0] + LOAD, ()),
     "two distributions with one name and kind": (GOOD, ()),
 }

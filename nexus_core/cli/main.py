@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -34,7 +36,29 @@ Exit status: 0 done, 1 error, 2 wrong usage, 3 a retention contract failed, 130 
 """
 
 
-@click.group(cls=LazyGroup, lazy=COMMANDS, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+class ReaderGone(Exception):
+    """`nexus plugins | head`: a broken pipe under a name that click does not answer itself, with status 1."""
+
+
+class Root(LazyGroup):
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _reader():
+            return super().make_context(*args, **kwargs)  # prints --help
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _reader() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
+@click.group(cls=Root, lazy=COMMANDS, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nexus")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
@@ -44,9 +68,14 @@ def cli(debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The funnel: whatever happens below becomes two lines on stderr and an exit status."""
     args = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in args
+    ours = (
+        args[: args.index("--")] if "--" in args else args
+    )  # what follows two dashes is an argument, whatever it says
+    debug = "--debug" in ours
+    args = [a for a in ours if a != "--debug"] + args[len(ours) :]
     try:
-        status = cli.main(args=[a for a in args if a != "--debug"], prog_name="nexus", standalone_mode=False)
+        status = cli.main(args=args, prog_name="nexus", standalone_mode=False)
+        sys.stdout.flush()
     except NexusError as error:
         _say(error.message, error.hint, getattr(error, "__notes__", []))
         _traceback(debug)
@@ -57,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # `nexus plugins | head`: the reader has gone, and nothing may be written at exit either
+    except (ReaderGone, BrokenPipeError):  # what a program that SIGPIPE killed ends with; nothing is written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:  # the funnel
@@ -68,9 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _say(message: str, hint: str, notes: Sequence[str] = ()) -> None:
-    print("error: " + " ".join([message, *(f"({note})" for note in notes)]), file=sys.stderr)
+    print("error: " + _one_line(" ".join([message, *(f"({note})" for note in notes)])), file=sys.stderr)
     if hint:
-        print(f"hint:  {hint}", file=sys.stderr)
+        print(f"hint:  {_one_line(hint)}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _traceback(debug: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from nexus_core.cli.output import print_json, print_table
 
@@ -88,8 +89,15 @@ def new(kind: str, name: str, into: Path) -> None:
     click.echo(f"next:  pip install -e {root} && nexus plugins check {name}")
 
 
+def _complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from nexus_core.discovery import discover
+
+    names = sorted({ref.name for ref in discover() if ref.name.startswith(incomplete)})
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="dir")]
+
+
 @command.command()
-@click.argument("targets", nargs=-1)
+@click.argument("targets", nargs=-1, shell_complete=_complete_target)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 def check(targets: tuple[str, ...], as_json: bool) -> None:
     """Run the conformance checks on TARGETS: names of installed plugins, or directories of projects. All by default.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import sys
@@ -9,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nexus_core.discovery import PluginRef, discover, one_line
 from nexus_core.errors import NexusError, PluginError, UsageError
@@ -31,39 +33,36 @@ class CheckResult:
 
 def find_subjects(target: str) -> list[PluginRef]:
     """The plugins that `target` means: a directory with a pyproject.toml, or the name of installed ones."""
-    path = Path(target)
-    if path.is_dir():
-        return refs_of_project(path)
-    found = [ref for ref in discover() if target in (ref.name, ref.distribution)]
+    installed = discover()
+    found = [ref for ref in installed if target in (ref.name, ref.distribution)]
+    if not found and target and _is_dir(target):
+        return refs_of_project(Path(target))
     if not found:
+        close = difflib.get_close_matches(target, {ref.name for ref in installed}, n=1)
+        guess = f"did you mean '{close[0]}'? " if close else ""
         raise UsageError(
-            f"'{target}' is neither an installed plugin nor a directory", "list the plugins with: nexus plugins"
+            f"'{target}' is neither an installed plugin nor a directory", f"{guess}list the plugins with: nexus plugins"
         )
     return found
+
+
+def _is_dir(target: str) -> bool:
+    try:
+        return Path(target).is_dir()
+    except OSError:  # longer than a file name can be
+        return False
 
 
 def refs_of_project(root: Path) -> list[PluginRef]:
     """The plugins that a project directory declares, importable from its `src`, installed or not."""
     file = root / "pyproject.toml"
     try:
-        project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+        project = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{root} holds no pyproject.toml", "give the plugin's own directory") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise PluginError(f"{file}: {one_line(error)}", "correct the file") from error
-    entries = project.get("entry-points", {})
-    refs = [
-        PluginRef(
-            kind,
-            name,
-            value,
-            project.get("name", ""),
-            project.get("version", ""),
-            tuple(project.get("dependencies", ())),
-        )
-        for kind in Kind
-        for name, value in entries.get(kind.group, {}).items()
-    ]
+    refs = _declared(file, project)
     if not refs:
         groups = ", ".join(kind.group for kind in Kind)
         raise PluginError(f"{file} declares no entry point in {groups}", "see docs/plugins/tutorial.md")
@@ -72,6 +71,28 @@ def refs_of_project(root: Path) -> list[PluginRef]:
             sys.path.insert(0, str(folder.resolve()))
             importlib.invalidate_caches()
             break
+    return refs
+
+
+def _declared(file: Path, document: dict[str, Any]) -> list[PluginRef]:
+    """The entry points in our groups, with what [project] says of their distribution."""
+
+    def expect(value: object, kind: type, where: str) -> Any:
+        if not isinstance(value, kind):
+            raise PluginError(f"{file}: {where} is a {type(value).__name__}, expected a {kind.__name__}", "correct it")
+        return value
+
+    project = expect(document.get("project", {}), dict, "[project]")
+    entries = expect(project.get("entry-points", {}), dict, "[project.entry-points]")
+    requires = expect(project.get("dependencies", []), list, "project.dependencies")
+    refs: list[PluginRef] = []
+    for kind in Kind:
+        table = expect(entries.get(kind.group, {}), dict, f"entry-points.{kind.group}")
+        for name, value in table.items():
+            module = expect(value, str, f"entry-points.{kind.group}.{name}")
+            distribution = expect(project.get("name", ""), str, "project.name")
+            version = expect(project.get("version", ""), str, "project.version")
+            refs.append(PluginRef(kind, name, module, distribution, version, tuple(map(str, requires))))
     return refs
 
 

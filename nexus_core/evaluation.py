@@ -1,8 +1,4 @@
-"""Score anything that answers samples on a capability: one value, its n, and an interval.
-
-The interval is a percentile bootstrap over samples. Where every sample scores the same 0 or 1, resampling says nothing
-(its interval has no width), so the exact binomial bound is given there instead: 20 right of 20 is not certainty.
-"""
+"""Score anything that answers samples on a capability: one value, its n, and an interval."""
 
 from __future__ import annotations
 
@@ -13,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from nexus_core.errors import DataError
+from nexus_core.stats import score_interval
 from nexus_core.types import CapabilityMetric, GenerateOptions, Sample, SampleRequest
 
-RESAMPLES = 2000  # the 2.5 % and 97.5 % points then rest on 50 resamples each
 Progress = Callable[[int, int], None]
 
 
@@ -90,7 +86,7 @@ def summarise(
         direction=metric.direction.value,
         score=metric.aggregate(answers.samples, answers.scores),
         n=len(answers.samples),
-        ci95=interval(metric, answers.samples, answers.scores, request.seed),
+        ci95=score_interval(metric, answers.samples, answers.scores, request.seed),
         seconds=round(seconds, 3),
     )
 
@@ -103,22 +99,3 @@ def _ask(answerer: Answerer, samples: Sequence[Sample], options: GenerateOptions
         outputs.update(zip(chosen, answerer.generate([samples[i] for i in chosen], options), strict=True))
         progress(len(outputs), len(samples))
     return [outputs[i] for i in range(len(samples))]
-
-
-def interval(
-    metric: CapabilityMetric, samples: Sequence[Sample], scores: Sequence[float], seed: int
-) -> tuple[float, float]:
-    """95 % interval of the metric's value."""
-    import numpy as np
-
-    n = len(scores)
-    if set(scores) in ({0.0}, {1.0}):
-        bound = 0.025 ** (1 / n)  # Clopper-Pearson when all n trials agree
-        return (bound, 1.0) if scores[0] else (0.0, 1 - bound)
-    rows = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
-    if type(metric).aggregate is CapabilityMetric.aggregate:
-        values = np.asarray(scores, dtype=np.float64)[rows].mean(axis=1)
-    else:
-        values = np.array([metric.aggregate([samples[i] for i in row], [scores[i] for i in row]) for row in rows])
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)

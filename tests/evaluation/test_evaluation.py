@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from nexus_core.cli.main import cli
 from nexus_core.errors import DataError
-from nexus_core.evaluation import evaluate, interval
+from nexus_core.evaluation import evaluate
+from nexus_core.stats import score_interval as interval
 from nexus_core.testing import tiny
 from nexus_core.types import CapabilityMetric, Direction, GenerateOptions, Sample, SampleRequest, Split
 

@@ -1,0 +1,208 @@
+"""Scores under interventions, without generating what cannot have changed.
+
+Greedy decoding is deterministic, so one forward over prompt and baseline answer tells whether an intervened model would
+write the same answer: it does if and only if its most probable token agrees at every answer position (by induction over
+positions). Only answers that part from the baseline are generated, from where they part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from nexus_core.errors import ModelError
+from nexus_core.profiling.interventions import Intervention, Positions, applied
+from nexus_core.types import CapabilityMetric, GenerateOptions, Sample, Teacher
+
+LOGITS_BUDGET = 64 << 20  # bytes of logits in one forward; with activations this keeps the profiler under 300 MB
+Heartbeat = Callable[[], None]
+
+
+@runtime_checkable
+class TokenTeacher(Protocol):
+    """A teacher that answers token by token; others are scored by whole generations."""
+
+    def encode_answers(
+        self, samples: Sequence[Sample], answers: Sequence[Sequence[int]], options: GenerateOptions
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]: ...
+
+    def generate_tokens(
+        self, samples: Sequence[Sample], options: GenerateOptions, begun: Sequence[Sequence[int]] | None = None
+    ) -> list[list[int]]: ...
+
+    def decode_tokens(self, tokens: Sequence[Sequence[int]], options: GenerateOptions) -> list[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The untouched teacher's answers and scores, by sample."""
+
+    tokens: list[list[int]]
+    outputs: list[str]
+    scores: np.ndarray  # (n,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One sample under one intervention."""
+
+    case: int
+    sample: int
+
+
+class Scorer:
+    """A teacher, a metric and samples; scores of any intervention on any of them."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        metric: CapabilityMetric,
+        samples: Sequence[Sample],
+        heartbeat: Heartbeat = lambda: None,
+    ) -> None:
+        if not isinstance(teacher, TokenTeacher):
+            raise ModelError(
+                f"{teacher.source.path}: this teacher does not answer token by token, which profiling needs",
+                "its plugin must give encode_answers, generate_tokens and decode_tokens (see nexus_core.hf.HFTeacher)",
+            )
+        self.teacher: Any = teacher
+        self.metric = metric
+        self.samples = list(samples)
+        self.heartbeat = heartbeat
+        self.positions = Positions()
+        self.generated = self.skipped = 0  # answers that had to be generated, and those that a forward decided
+        self.baseline = self._baseline()
+
+    def _baseline(self) -> Baseline:
+        tokens: dict[int, list[int]] = {}
+        order = sorted(range(len(self.samples)), key=lambda i: len(self.samples[i].prompt))
+        size = self.metric.options.batch_size
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            rows = self.teacher.generate_tokens([self.samples[i] for i in chosen], self.metric.options)
+            tokens.update(zip(chosen, rows, strict=True))
+            self.heartbeat()
+        ordered = [tokens[i] for i in range(len(self.samples))]
+        outputs = self.teacher.decode_tokens(ordered, self.metric.options)
+        scores = np.asarray(self.metric.score_all(self.samples, outputs), dtype=np.float64)
+        return Baseline(ordered, outputs, scores)
+
+    def scores(self, cases: Sequence[Intervention | None], indices: Sequence[int]) -> np.ndarray:
+        """(cases, indices): the score of each sample under each intervention. None is the untouched teacher."""
+        answers = np.broadcast_to(self.baseline.scores[list(indices)], (len(cases), len(indices))).copy()
+        place = {sample: column for column, sample in enumerate(indices)}
+        parted: list[tuple[_Row, list[int]]] = []
+        for rows in self._chunks(cases, indices):
+            parted += self._parted(cases, rows)
+            self.heartbeat()
+        for start in range(0, len(parted), self.metric.options.batch_size):
+            group = parted[start : start + self.metric.options.batch_size]
+            for (row, _), score in zip(group, self._finish(cases, group), strict=True):
+                answers[row.case, place[row.sample]] = score
+            self.heartbeat()
+        self.generated += len(parted)
+        self.skipped += answers.size - len(parted)
+        return answers
+
+    def _chunks(self, cases: Sequence[Intervention | None], indices: Sequence[int]) -> list[list[_Row]]:
+        """Rows in forwards of bounded size: samples of like length together, each case's rows in one run."""
+        order = sorted(indices, key=lambda i: len(self.samples[i].prompt) + len(self.baseline.tokens[i]))
+        vocabulary = self.teacher.model.get_output_embeddings().weight.shape[0]
+        chunks: list[list[_Row]] = []
+        start = 0
+        while start < len(order):
+            length = self._length(order[min(start + 31, len(order) - 1)])
+            room = max(1, LOGITS_BUDGET // (4 * vocabulary * length))
+            some = order[start : start + min(32, room)]
+            start += len(some)
+            per_forward = max(1, room // len(some))
+            for first in range(0, len(cases), per_forward):
+                group = range(first, min(first + per_forward, len(cases)))
+                chunks.append([_Row(case, sample) for case in group for sample in some])
+        return chunks
+
+    def _length(self, sample: int) -> int:
+        batch, _ = self._encode([self.samples[sample]], [self.baseline.tokens[sample]])
+        return int(batch["input_ids"].shape[1])
+
+    @torch.inference_mode()
+    def _parted(self, cases: Sequence[Intervention | None], rows: Sequence[_Row]) -> list[tuple[_Row, list[int]]]:
+        """Rows whose answer parts from the baseline's, with the tokens up to and with the first other one."""
+        tokens = [self.baseline.tokens[row.sample] for row in rows]
+        batch, mask = self._encode([self.samples[row.sample] for row in rows], tokens)
+        with applied(plan_of(cases, rows), self.positions):
+            self.positions.mask = mask
+            said = self.teacher.forward(batch).logits.argmax(-1)  # (B, T)
+        parted: list[tuple[_Row, list[int]]] = []
+        for row, answer, line in zip(rows, tokens, said, strict=True):
+            length = line.shape[0]
+            own = line[length - 1 - len(answer) : length - 1].tolist()
+            first = next((i for i, (a, b) in enumerate(zip(own, answer, strict=True)) if a != b), None)
+            if first is not None:
+                parted.append((row, [*answer[:first], own[first]]))
+        return parted
+
+    def _finish(self, cases: Sequence[Intervention | None], group: Sequence[tuple[_Row, list[int]]]) -> list[float]:
+        """Generate the rest of answers that have parted, each under its own intervention, and score them."""
+        options = self.metric.options
+        open_ = [i for i, (_, begun) in enumerate(group) if not self._ended(begun, options)]
+        tokens = [list(begun) for _, begun in group]
+        if open_:
+            rows = [group[i][0] for i in open_]
+            begun = [tokens[i] for i in open_]
+            samples = [self.samples[row.sample] for row in rows]
+            with applied(plan_of(cases, rows), self.positions):
+                self.positions.mask = self._answer_mask(samples, begun)
+                done = self.teacher.generate_tokens(samples, options, begun)
+            for i, answer in zip(open_, done, strict=True):
+                tokens[i] = answer
+        outputs = self.teacher.decode_tokens(tokens, options)
+        return self.metric.score_all([self.samples[row.sample] for row, _ in group], outputs)
+
+    def _answer_mask(self, samples: Sequence[Sample], begun: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Of the first forward of a generation: the last prompt token and the begun answer."""
+        _, mask = self._encode(samples, begun)
+        mask[:, -1] = True  # its logits give the next token; `encode_answers` leaves it out, as nothing follows there
+        return mask
+
+    def _encode(
+        self, samples: Sequence[Sample], answers: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        encoded: tuple[dict[str, torch.Tensor], torch.Tensor] = self.teacher.encode_answers(
+            samples, answers, self.metric.options
+        )
+        return encoded
+
+    def _ended(self, begun: Sequence[int], options: GenerateOptions) -> bool:
+        ends = self.teacher.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        return begun[-1] in ends or len(begun) >= options.max_new_tokens
+
+    def encode(self, indices: Sequence[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Prompts with their baseline answers, and the mask (B, T) of the positions that predict the answers."""
+        return self._encode([self.samples[i] for i in indices], [self.baseline.tokens[i] for i in indices])
+
+    def value(self, scores: Any, indices: Sequence[int]) -> float:
+        """The metric's value of some scores."""
+        value = self.metric.aggregate([self.samples[i] for i in indices], list(scores))
+        if math.isnan(value):
+            raise ModelError(
+                f"the metric of {self.metric.name} is not a number", "see the outputs: nexus eval --outputs"
+            )
+        return value
+
+
+def plan_of(cases: Sequence[Intervention | None], rows: Sequence[_Row]) -> list[tuple[slice, Intervention | None]]:
+    """Runs of rows with one case each, as slices of the batch."""
+    plan: list[tuple[slice, Intervention | None]] = []
+    start = 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or rows[end].case != rows[start].case:
+            plan.append((slice(start, end), cases[rows[start].case]))
+            start = end
+    return plan

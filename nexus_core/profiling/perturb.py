@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,14 @@ REWRITES = (
 )
 
 Change = Callable[[str, random.Random], str]
+
+
+class Label(NamedTuple):
+    """What was done, how strongly, and to which block (None: to the prompt or the decoding)."""
+
+    kind: str
+    magnitude: float | str
+    block: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +117,8 @@ def perturbed_prompts(scorer: Scorer, indices: Sequence[int], seed: int) -> Iter
         ]
         touched = sum(a.prompt != b.prompt for a, b in zip(asked, samples, strict=True)) / len(samples)
         magnitude = change.magnitude if change.kind != "paraphrase" else f"{touched:.0%} of prompts reworded"
-        yield _result(
-            scorer, indices, change.kind, magnitude, _ask(scorer, asked, samples, scorer.metric.options), seed
-        )
+        scores = _ask(scorer, asked, samples, scorer.metric.options)
+        yield _result(scorer, indices, Label(change.kind, magnitude), scores, seed)
 
 
 def perturbed_decoding(scorer: Scorer, indices: Sequence[int], seed: int) -> Iterator[PerturbationResult]:
@@ -120,7 +127,8 @@ def perturbed_decoding(scorer: Scorer, indices: Sequence[int], seed: int) -> Ite
     for temperature, top_p in TEMPERATURES:
         options = replace(scorer.metric.options, temperature=temperature, top_p=top_p, seed=seed)
         scores = _ask(scorer, samples, samples, options)
-        yield _result(scorer, indices, "decoding", f"temperature {temperature:g}, top_p {top_p:g}", scores, seed)
+        label = Label("decoding", f"temperature {temperature:g}, top_p {top_p:g}")
+        yield _result(scorer, indices, label, scores, seed)
 
 
 def perturbed_weights(scorer: Scorer, site: Site, indices: Sequence[int], seed: int) -> Iterator[PerturbationResult]:
@@ -130,7 +138,7 @@ def perturbed_weights(scorer: Scorer, site: Site, indices: Sequence[int], seed: 
     for kind, magnitude, change in changes:
         with changed_weights(site.module, change):
             scores = scorer.scores([None], indices)[0]
-        yield _result(scorer, indices, kind, magnitude, scores, seed, site.name)
+        yield _result(scorer, indices, Label(kind, magnitude, site.name), scores, seed)
 
 
 def _ask(scorer: Scorer, asked: Sequence[Sample], samples: Sequence[Sample], options: GenerateOptions) -> np.ndarray:
@@ -141,16 +149,8 @@ def _ask(scorer: Scorer, asked: Sequence[Sample], samples: Sequence[Sample], opt
     return np.asarray(scorer.metric.score_all(samples, outputs), dtype=np.float64)
 
 
-def _result(  # noqa: PLR0913  (one row of a table, filled at three places)
-    scorer: Scorer,
-    indices: Sequence[int],
-    kind: str,
-    magnitude: float | str,
-    scores: np.ndarray,
-    seed: int,
-    block: str | None = None,
-) -> PerturbationResult:
+def _result(scorer: Scorer, indices: Sequence[int], label: Label, scores: np.ndarray, seed: int) -> PerturbationResult:
     samples = [scorer.samples[i] for i in indices]
     drop = paired_drop(scorer.metric, samples, scorer.baseline.scores[list(indices)], scores, seed)
     score = scorer.value(scores, indices)
-    return PerturbationResult(kind, magnitude, block, score, drop.value, drop.low, drop.high, drop.n)
+    return PerturbationResult(*label, score=score, drop=drop.value, low=drop.low, high=drop.high, n=drop.n)

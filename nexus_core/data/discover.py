@@ -21,7 +21,7 @@ from nexus_core.data.layouts import Transcripts, dress
 from nexus_core.data.optional import need
 from nexus_core.data.readers import READERS
 from nexus_core.data.records import LoaderOptions
-from nexus_core.data.uncensored import is_named_uncensored, refuse_uncensored, uncensored_error
+from nexus_core.data.uncensored import lies_in_uncensored, refuse_uncensored, uncensored_error
 from nexus_core.data.walk import (
     HEAD_BYTES,
     Walk,
@@ -112,7 +112,7 @@ def _neighbour(path: Path, roots: Sequence[Path]) -> Blob | None:
 
 
 def _remote(url: str, options: LoaderOptions, allow_uncensored: bool) -> FileSet:
-    if not allow_uncensored and is_named_uncensored(url.split("/")):
+    if not allow_uncensored and lies_in_uncensored([part for part in url.split("/") if part], 2):
         raise uncensored_error(url)
     filesystem, root = _filesystem(url)
     protocol = url.split("://", 1)[0]

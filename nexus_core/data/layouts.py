@@ -37,7 +37,7 @@ def dress(blob: Blob, sibling: Callable[[str], Blob | None], transcripts: Transc
     """`blob` with what its neighbours know; `sibling` opens another name in the same place, None when absent."""
     kind = modality_of(blob.name)
     if kind == "image":
-        return replace(blob, caption=sibling(str(PurePosixPath(blob.name).with_suffix(".txt"))))
+        return replace(blob, caption=sibling(blob.name.rpartition(".")[0] + ".txt"))
     if kind in ("audio", "video"):
         return replace(blob, labels=partial(_labels, blob.name, transcripts))
     return blob

@@ -7,7 +7,7 @@ from typing import Any
 
 from nexus_core.errors import DataError
 
-INSTALL = {"av": "pip install av"}
+INSTALL = {"av": 'pip install "nexus-core[video]"'}
 
 
 def need(module: str, purpose: str) -> Any:

@@ -47,7 +47,7 @@ class RowMapper:
         if not rows:
             return []
         pair = ("input", "target") if chunk.mapped else self._plain_pair(rows)
-        if pair is not None and set(map(type, rows)) == {dict}:
+        if pair is not None:
             inputs = list(map(itemgetter(pair[0]), rows))
             targets = list(map(itemgetter(pair[1]), rows))
             if set(map(type, inputs)) == {str} == set(map(type, targets)):
@@ -56,7 +56,7 @@ class RowMapper:
 
     def _plain_pair(self, rows: list[Any]) -> tuple[str, str] | None:
         """The two keys, when all rows have the same keys and these name an input and a target directly."""
-        if type(rows[0]) is not dict:
+        if set(map(type, rows)) != {dict}:
             return None
         layout = tuple(rows[0])
         if "uncensored" in layout or set(map(tuple, rows)) != {layout}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nexus_core.errors import DataError
@@ -15,8 +15,16 @@ CARD_BYTES = 1 << 16
 
 
 def is_named_uncensored(parts: Iterable[str]) -> bool:
-    """Whether any part of a path has the word: `uncensored`, `uncensored.jsonl`, `wizard-70k_uncensored`."""
+    """Whether a name inside a dataset has the word: `uncensored`, `uncensored.jsonl`, `wizard-70k_uncensored`."""
     return any(WORD.search(part.lower()) for part in parts)
+
+
+def lies_in_uncensored(parts: Sequence[str], own: int) -> bool:
+    """Whether a path leads to uncensored data: by the word in its `own` last parts, or by a folder named just so.
+
+    Further up only the plain name counts: a project that is called `my-uncensored-study` has ordinary data, too.
+    """
+    return is_named_uncensored(parts[-own:]) or any(part.lower() == "uncensored" for part in parts)
 
 
 def card_says_uncensored(card: bytes) -> bool:
@@ -39,10 +47,9 @@ def refuse_uncensored(shown: str, path: Path, allow: bool) -> None:
     if allow:
         return
     real = path.resolve()
-    folders = [real, *real.parents]
-    if is_named_uncensored([*path.parts, *real.parts]) or any(
-        card_says_uncensored(_card_of(folder)) for folder in folders
-    ):
+    own = 2 if path.is_file() else 1  # a file belongs to the dataset that its folder is named after
+    named = any(lies_in_uncensored(parts, own) for parts in (path.parts, path.absolute().parts, real.parts))
+    if named or any(card_says_uncensored(_card_of(folder)) for folder in (real, *real.parents)):
         raise uncensored_error(shown)
 
 

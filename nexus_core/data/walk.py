@@ -15,7 +15,7 @@ from nexus_core.data.kinds import modality_of, reader_key
 from nexus_core.data.layouts import is_transcript_table
 from nexus_core.data.readers import READERS
 from nexus_core.data.records import LoaderOptions
-from nexus_core.data.uncensored import card_says_uncensored, is_named_uncensored
+from nexus_core.data.uncensored import card_says_uncensored, is_named_uncensored, lies_in_uncensored
 from nexus_core.errors import DataError
 
 LEFTOVER_FOLDERS = frozenset({".cache", ".git", "__MACOSX", "__pycache__", ".ipynb_checkpoints"})
@@ -146,7 +146,7 @@ class Walk:
             reason = "link to a folder"
         elif not target.is_file() or not leads_inside(target, roots):
             reason = "link out of the dataset"
-        elif not self.allow_uncensored and is_named_uncensored(target.parts):
+        elif not self.allow_uncensored and lies_in_uncensored(target.parts, 2):
             reason = "uncensored"
         if reason:
             self.skipped[reason] += 1

@@ -101,8 +101,10 @@ class _Scanner:
         self._decode = json.JSONDecoder().raw_decode
 
     def _read(self) -> Iterator[str]:
+        between = ""
         for window in windows(self._blob, Start(), self.limit, "JSON"):
-            yield "\n".join(decode_lines(self._blob.name, window)) + "\n"
+            yield between + "\n".join(decode_lines(self._blob.name, window))
+            between = "\n"
 
     def _more(self) -> bool:
         """Make the window at least twice as long, so that a long element is scanned a few times and not hundreds."""

@@ -18,7 +18,7 @@ from nexus_core.data.records import Chunk, Context, LoaderOptions
 from nexus_core.errors import DataError
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
-TAIL = 22 + (1 << 16)  # the end record and the longest comment
+TAIL = 22 + (1 << 16) + 76  # the end record with the longest comment, and the 64-bit form before it
 
 
 def read_zip(blob: Blob, context: Context) -> Iterator[Chunk]:
@@ -39,33 +39,40 @@ def read_zip(blob: Blob, context: Context) -> Iterator[Chunk]:
 
 
 def _open(blob: Blob, stream: BinaryIO, options: LoaderOptions) -> zipfile.ZipFile:
-    size = _directory_size(stream)
+    disk, size = _end_record(stream)
+    if disk:
+        stem = blob.name.removesuffix(".zip")
+        raise DataError(
+            f"{blob.name}: the last of {disk + 1} parts of a split archive ({stem}.z01, ...)",
+            f"join the parts first: zip -s 0 {blob.name} --out {stem}-joined.zip",
+        )
     if size > options.max_line_bytes:
         raise DataError(f"{blob.name}: its table of contents has {size} bytes: refused", "split the archive")
     try:
         return zipfile.ZipFile(stream)
     except DAMAGE as error:
-        if "multiple disks" in str(error) or "spans" in str(error):
-            stem = blob.name.removesuffix(".zip")
-            raise DataError(
-                f"{blob.name}: the last part of a split archive ({stem}.z01, ...)",
-                f"join the parts first: zip -s 0 {stem}.zip --out {stem}-joined.zip",
-            ) from None
         raise DataError(
             f"{blob.name}: not a complete zip archive: {error}", "download or copy the file again; check its size"
         ) from None
 
 
-def _directory_size(stream: BinaryIO) -> int:
-    """How large the table of contents says it is: `zipfile` would read all of it into memory."""
+def _end_record(stream: BinaryIO) -> tuple[int, int]:
+    """The number of this part, from 0, and the size of the table of contents, which `zipfile` reads into memory.
+
+    `zipfile` looks at neither. A value of all ones stands in the record of the 64-bit form, which then comes before.
+    """
     end = stream.seek(0, io.SEEK_END)
-    stream.seek(max(0, end - TAIL - 76))
+    stream.seek(max(0, end - TAIL))
     tail = stream.read()
     stream.seek(0)
     at, at64 = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
-    if at64 >= 0 and len(tail) >= at64 + 48:
-        return int(struct.unpack_from("<Q", tail, at64 + 40)[0])
-    return int(struct.unpack_from("<I", tail, at + 12)[0]) if at >= 0 and len(tail) >= at + 16 else 0
+    if at64 >= 0 and len(tail) >= at64 + 56:
+        disk, size = struct.unpack_from("<I", tail, at64 + 16)[0], struct.unpack_from("<Q", tail, at64 + 40)[0]
+    elif at >= 0 and len(tail) >= at + 22:
+        disk, size = struct.unpack_from("<H", tail, at + 4)[0], struct.unpack_from("<I", tail, at + 12)[0]
+    else:
+        return 0, 0  # no end record: zipfile says what is wrong
+    return int(disk), int(size)
 
 
 def _check(blob: Blob, infos: list[zipfile.ZipInfo], options: LoaderOptions) -> None:

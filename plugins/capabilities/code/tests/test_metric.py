@@ -85,6 +85,7 @@ def test_baselines_are_near_zero_and_one_per_sample() -> None:
         assert mean(samples, list(outputs)) <= 0.03
 
 
+@pytest.mark.slow
 def test_the_nearest_training_answer_does_not_pass() -> None:
     """Memory, made as strong as can be: the nearest prompt's function is even given the right name."""
     samples = verify(100)

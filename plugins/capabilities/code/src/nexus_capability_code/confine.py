@@ -36,7 +36,9 @@ AUDITED = ("socket.", "subprocess.", "ctypes.", "pty.", "os.fork", "os.exec", "o
 
 @cache  # read before files are out of reach
 def _syscall_table() -> dict[str, dict[str, int]]:
-    table: dict[str, dict[str, int]] = json.loads(Path(__file__).with_name("syscalls.json").read_text("utf-8"))
+    table: dict[str, dict[str, dict[str, int]]] = json.loads(
+        Path(__file__).with_name("syscalls.json").read_text("utf-8")
+    )
     return table.get(platform.machine(), {})
 
 

@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -44,8 +45,7 @@ class CodeMetric(CapabilityMetric):
     def outcomes(self, samples: Sequence[Sample], outputs: Sequence[Any]) -> list[Outcome]:
         """How each program ended, in order: what `score_all` judges, and what a report of refusals is made of."""
         with Sandbox(workers=_workers(len(samples)), limits=self.limits) as sandbox:
-            pairs = zip(samples, outputs, strict=True)
-            return sandbox.each(lambda s=sample, o=output: run(sandbox, s, o) for sample, output in pairs)
+            return sandbox.each(partial(run, sandbox, s, o) for s, o in zip(samples, outputs, strict=True))
 
     def baselines(self, request: SampleRequest) -> Mapping[str, Sequence[Any]]:
         """`random`: some training function under the right name. `majority`: the commonest function of the sample's kind."""

@@ -3,8 +3,8 @@
     with Sandbox() as sandbox:
         outcome = sandbox.run(Program(text, entry="double"), [Call("double", [2])])
 
-A few fork servers (clean interpreters, `-I -S`, empty environment) are started once; each program gets a fresh child.
-Layers on Linux, in the order in which the child puts them on, before it reads the program:
+A few fork servers (clean interpreters, no site-packages, empty environment) are started once; each program gets a
+fresh child. Layers on Linux, in the order in which the child puts them on, before it reads the program:
 
 1. namespaces (user, network, mount, IPC), where the kernel grants them: no network device, no host IPC, a scratch
    directory of 8 MB in memory that nobody else sees. Optional: reported in `Sandbox.layers`.
@@ -57,6 +57,7 @@ from nexus_capability_code.values import decode, encode
 from nexus_core.errors import NexusError
 
 WEAK = "NEXUS_SANDBOX_ALLOW_WEAK"
+MOST_SERVERS = 8
 NOT_CONFINED = 97  # exit status of a child that could not put a layer on (see runner.py)
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class Sandbox:
             raise SandboxError("The sandbox needs fork, which this system does not have.", "Use Linux, or WSL 2.")
         self._servers: queue.SimpleQueue[_Server] = queue.SimpleQueue()
         self._all: list[_Server] = []
-        count = workers or os.cpu_count() or 1
+        count = workers or min(os.cpu_count() or 1, MOST_SERVERS)
         try:
             for _ in range(count):
                 self._all.append(_Server(weak))
@@ -184,10 +185,14 @@ class _Server:
         start = f"import sys; sys.path.insert(0, {package!r}); from nexus_capability_code import runner; "
         start += "del sys.path[0]; runner.main()"
         settings = json.dumps({"scratch": self.scratch, "weak": weak})
+        # A fixed hash seed, so that a score never depends on the order of a set; the server forgets both.
+        environment = {"PYTHONHASHSEED": "42"}
+        if "LD_LIBRARY_PATH" in os.environ:  # some builds of Python do not start without it
+            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", "-c", start, settings],
-                stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={}, cwd=self.scratch,
+                [sys.executable, "-P", "-s", "-S", "-B", "-c", start, settings],
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, cwd=self.scratch,
             )  # fmt: skip
 
     def greet(self, weak: bool) -> Mapping[str, Any]:
@@ -240,8 +245,8 @@ class _Server:
             given = [job.fileno(), asked, tell, checker.fileno(), ask, hear, write]
             self._send(limits, given, [asked, tell, write, ask, hear])
             lines, ended = self._collect(read, limits)
-        verdict = json.loads(lines[0]) if lines else {}
-        passed, error = verdict.get("passed") is True, str(verdict.get("error", ""))
+        verdict = _object(lines[0]) if lines else {}
+        passed, error = verdict.get("passed") is True, str(verdict.get("error", ""))[:500]
         return Outcome((), passed, _stopped(ended, bool(verdict)), error, *_used(ended))
 
     def _send(self, limits: Limits, descriptors: list[int], then_close: list[int]) -> None:
@@ -294,13 +299,24 @@ def _file(*values: Any) -> IO[bytes]:
     return file
 
 
-def _answer(line: bytes) -> Answer | None:
-    """One line from the child; None when it is not what the runner writes. It may be anything."""
+def _object(line: bytes) -> dict[str, Any]:
+    """The JSON object in one line from a child, which may be anything; empty when it is none."""
     try:
-        answer = json.loads(line)
-        if "error" in answer:
-            return Answer(error=str(answer["error"])[:500])
-        return Answer(value=True if answer.get("ready") is True else decode(answer["value"]))
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _answer(line: bytes) -> Answer | None:
+    """One line from the program's child; None when it is not what the runner writes."""
+    answer = _object(line)
+    if "error" in answer:
+        return Answer(error=str(answer["error"])[:500])
+    if answer.get("ready") is True:
+        return Answer(value=True)
+    try:
+        return Answer(value=decode(answer["value"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
 

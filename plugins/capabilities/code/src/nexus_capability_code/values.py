@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "set"}
+_CONTAINERS = (("list", list), ("tuple", tuple), ("set", (set, frozenset)))
 
 
 def encode(value: Any, depth: int = 0) -> Any:
@@ -26,7 +26,7 @@ def encode(value: Any, depth: int = 0) -> Any:
         return {"dict": [[encode(k, depth + 1), encode(v, depth + 1)] for k, v in value.items()]}
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
-    for kind, name in _CONTAINERS.items():
+    for name, kind in _CONTAINERS:
         if isinstance(value, kind):
             return {name: [encode(item, depth + 1) for item in value]}
     if isinstance(value, (int, str)):  # a subclass, such as an enumeration: reduce it to its plain value

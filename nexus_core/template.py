@@ -49,5 +49,6 @@ def _render(source: Path, target: Path, name: str) -> None:
     text = source.read_text(encoding="utf-8")
     # A distribution's name is written with dashes, everything else with underscores.
     text = re.sub(rf"(nexus-[a-z]+-){TOKEN}", rf"\g<1>{name.replace('_', '-')}", text)
+    text = text.replace(TOKEN.capitalize(), "".join(part.capitalize() for part in name.split("_")))  # class names
     target.write_text(text.replace(TOKEN, name), encoding="utf-8")
     shutil.copymode(source, target)

@@ -55,12 +55,12 @@ class PCA:
 
     def coordinates(self, rows: Any) -> Array:
         """Coordinates of (n, d) rows in the basis: (n, k)."""
-        coords: Array = (_float64(rows) - self.mean) @ self.basis.T
+        coords: Array = (float64(rows) - self.mean) @ self.basis.T
         return coords
 
     def reconstruct(self, coords: Any) -> Array:
         """The rows (n, d) that have these coordinates (n, k): `mean + coords @ basis`."""
-        return self.mean + _float64(coords) @ self.basis
+        return self.mean + float64(coords) @ self.basis
 
     def select(self, indices: Sequence[int]) -> PCA:
         """The same PCA with only these components, in this order; none of them is a valid choice."""
@@ -222,7 +222,7 @@ def principal_angles(a: Any, b: Any) -> Array:
     """Angles in radians between the spaces that the rows of `a` and of `b` span, the largest first."""
     from scipy.linalg import subspace_angles  # exact for small angles too, where the arc cosine is not
 
-    first, second = _float64(a), _float64(b)
+    first, second = float64(a), float64(b)
     if not (len(first) and len(second)):
         return np.zeros(0)
     angles: Array = subspace_angles(first.T, second.T)
@@ -231,16 +231,16 @@ def principal_angles(a: Any, b: Any) -> Array:
 
 def whiten(coords: Any, variance: Any) -> Array:
     """Coordinates (n, k) scaled to unit variance; a component without variance becomes 0."""
-    scale = np.sqrt(_float64(variance))
+    scale = np.sqrt(float64(variance))
     varies = scale > 0
-    whitened: Array = np.where(varies, _float64(coords) / np.where(varies, scale, 1.0), 0.0)
+    whitened: Array = np.where(varies, float64(coords) / np.where(varies, scale, 1.0), 0.0)
     return whitened
 
 
 def smallest_k(variance: Any, fraction: float) -> int:
     """Fewest components whose variances sum to at least `fraction` of all of it; 0 when there is none."""
     assert 0 < fraction <= 1, fraction
-    cumulative = np.cumsum(np.sort(_float64(variance))[::-1])
+    cumulative = np.cumsum(np.sort(float64(variance))[::-1])
     if not len(cumulative) or cumulative[-1] <= 0:
         return 0
     # Rounding must not ask for one component more when a share is met exactly.
@@ -259,10 +259,10 @@ def _fix_signs(basis: Array) -> Array:
 
 def _chunks(rows: Any, size: int) -> Iterator[Array]:
     for start in range(0, len(rows), size):
-        yield _float64(rows[start : start + size])
+        yield float64(rows[start : start + size])
 
 
-def _float64(rows: Any) -> Array:
+def float64(rows: Any) -> Array:
     """A float64 array of what may be a torch tensor of any dtype on any device."""
     if hasattr(rows, "detach"):
         rows = rows.detach().cpu().double().numpy()

@@ -28,6 +28,17 @@ MARKED = re.compile(
     r"(<!-- generated: (?P<kind>\w+) ?(?P<argument>\w*) -->\n).*?(<!-- end of generated -->)", re.DOTALL
 )
 
+ZOO_HEAD = (
+    "teacher",
+    "parameters",
+    "measured on held-out samples",
+    "score (95 % interval)",
+    "n",
+    "without a model",
+    "by memory",
+    "made by",
+)
+
 CLI_HEAD = """# Command line
 
 Written by `python docs/generate.py` from the commands themselves; a test compares.
@@ -97,30 +108,21 @@ def zoo(_: str) -> str:
     cards = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(CARDS.glob("*/card.yaml"))]
     if not cards:
         return "No zoo teacher has been trained and measured in this checkout yet."
-    head = [
-        "teacher",
-        "parameters",
-        "measured on held-out samples",
-        "score (95 % interval)",
-        "n",
-        "without a model",
-        "by memory",
-    ]
-    rows = [head, ["---"] * len(head), *(_card_row(card) for card in cards)]
+    rows = [ZOO_HEAD, ("---",) * len(ZOO_HEAD), *(_card_row(card) for card in cards)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _card_row(card: dict[str, Any]) -> list[str]:
+def _card_row(card: dict[str, Any]) -> tuple[str, ...]:
     held = card["held_out"]
-    name, size = card["id"], f"{card['parameters']:,}"
+    name, size, command = card["id"], f"{card['parameters']:,}", f"`{card['made_by']['command']}`"
     if "capability" not in held:  # a backbone knows no capability; its card gives the loss on its corpus
-        said = ", ".join(f"{key} {value}" for key, value in held.items() if isinstance(value, int | float))
-        return [name, size, "the corpus", said, "", "", ""]
+        said = f"{held['nats_per_byte']} nats per byte"
+        return name, size, f"{held['metric']}, lower is better", said, str(held["n"]), "", "", command
     low, high = held["ci95"]
     guesses = ", ".join(f"{key} {value:.3f}" for key, value in held["baselines"].items())
     what = f"{held['capability']}: {held['metric']}, {held['direction']} is better"
     memory = f"{held['memorisation_control']['score']:.3f}"
-    return [name, size, what, f"{held['score']:.3f} ({low:.3f} to {high:.3f})", str(held["n"]), guesses, memory]
+    return name, size, what, f"{held['score']:.3f} ({low:.3f} to {high:.3f})", str(held["n"]), guesses, memory, command
 
 
 KINDS = {"fields": fields, "checks": checks, "zoo": zoo}

@@ -7,6 +7,7 @@ Run in an empty directory, by the interpreter that the page's commands shall use
 * A `python` block is executed. All blocks of a page share one namespace, which is the module `__main__`.
 * A `console` block holds commands (`$ ...`) and what each prints. The output is compared; spaces do not count, and
   `...` stands for anything or nothing. No output shown is none compared. A status other than 0 is a failure.
+* A `bash` block is a script; it is run, and what it prints is not looked at.
 * A comment on the line before a block changes what is done with it:
   `<!-- file: PATH -->` writes it to PATH, `<!-- prints -->` says that the last python block printed it,
   `<!-- not run: REASON -->` leaves it out (test_docs_run.py has the list of those that may be).
@@ -90,6 +91,8 @@ class PageRun:
         elif block.language == "console":
             for command, expected in steps_of(block.text):
                 self._command(command, expected)
+        elif block.language == "bash":
+            self._command(block.text, "")
 
     def _python(self, block: Block) -> None:
         site.addsitedir(sysconfig.get_path("purelib"))  # what a command of this page has installed meanwhile

@@ -1,7 +1,7 @@
 """registry.yaml: towers, capabilities with their contracts, teachers. The single source of every threshold."""
 
 from nexus_core.registry.load import check_registry, find_registry, load_registry, load_tolerant
-from nexus_core.registry.model import CapabilityRow, Presence, Registry, TeacherRow, TowerRow
+from nexus_core.registry.model import CapabilityRow, Presence, ProfilingSettings, Registry, TeacherRow, TowerRow
 from nexus_core.registry.paths import resolve_path
 from nexus_core.registry.problems import Problem
 
@@ -9,6 +9,7 @@ __all__ = [
     "CapabilityRow",
     "Presence",
     "Problem",
+    "ProfilingSettings",
     "Registry",
     "TeacherRow",
     "TowerRow",

@@ -30,6 +30,25 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfilingSettings:
+    """How stage 2 measures. The comments in registry.yaml say what each number means."""
+
+    samples: int
+    sample_sizes: Mapping[str, int]
+    pilot_samples: int
+    verify_samples: int
+    layers: int
+    components_most: int
+    components_middle: int
+    components_tested: int
+    variance_fraction: float
+    reconstruction_max_drop: float
+    overlap_heavy: float
+    loss_weight_least: float
+    loss_weight_most: float
+
+
+@dataclass(frozen=True, slots=True)
 class TowerRow:
     """One modality; `latent_max` is the upper bound of its latent size."""
 
@@ -106,6 +125,16 @@ class Registry:
     towers: Mapping[str, TowerRow]
     capabilities: Mapping[str, CapabilityRow]
     teachers: Mapping[str, TeacherRow]
+    profiling_settings: ProfilingSettings | None = None
+
+    @property
+    def profiling(self) -> ProfilingSettings:
+        """How stage 2 measures; a registry that only evaluates may leave the section out."""
+        if self.profiling_settings is None:
+            raise RegistryError(
+                f'{self.path} has no section "profiling"', "copy it from the registry.yaml that ships with Nexus"
+            )
+        return self.profiling_settings
 
     def tower(self, name: str) -> TowerRow:
         """The tower called `name`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from nexus_core.registry.model import CapabilityRow, Defaults, Registry, TeacherRow, TowerRow
+from nexus_core.registry.model import CapabilityRow, Defaults, ProfilingSettings, Registry, TeacherRow, TowerRow
 from nexus_core.registry.sources import Merged, RawRow
 from nexus_core.types import Direction, Thresholds
 
@@ -19,6 +19,7 @@ def build_registry(merged: Merged) -> Registry:
         towers=MappingProxyType({row.id: _tower(row) for row in merged.each("towers")}),
         capabilities=MappingProxyType({row.id: _capability(merged, row) for row in merged.each("capabilities")}),
         teachers=MappingProxyType({row.id: _teacher(row) for row in merged.each("teachers")}),
+        profiling_settings=_profiling(merged.project.document.data.get("profiling")),
     )
 
 
@@ -27,6 +28,14 @@ def _defaults(data: dict[str, Any]) -> Defaults:
         retain_fraction={Direction(name): value for name, value in data["retain_fraction"].items()},
         rank_caps={int(tier): data["rank_caps"][row["rank_cap"]] for tier, row in data["tiers"].items()},
     )
+
+
+def _profiling(data: dict[str, Any] | None) -> ProfilingSettings | None:
+    if data is None:
+        return None
+    plain = {name: value for name, value in data.items() if not isinstance(value, dict)}
+    nested = {f"{name}_{key}": value for name in ("components", "loss_weight") for key, value in data[name].items()}
+    return ProfilingSettings(sample_sizes=MappingProxyType(data["sample_sizes"]), **plain, **nested)
 
 
 def _tower(row: RawRow) -> TowerRow:

@@ -36,6 +36,10 @@ def _defaults(merged: Merged) -> Iterator[Problem]:
     for name, thresholds in merged.defaults["thresholds"].items():
         if thresholds["non_negotiable"] <= thresholds["recoverable"]:
             yield document.problem(("defaults", "thresholds", name), *_ORDER)
+    weights = document.data.get("profiling", {}).get("loss_weight", {"least": 0, "most": 0})
+    if weights["least"] > weights["most"]:
+        message = f"the least loss weight, {weights['least']}, is above the most, {weights['most']}"
+        yield document.problem(("profiling", "loss_weight"), message, "exchange the two")
 
 
 _ORDER = ("non_negotiable must be larger than recoverable", "a component that costs more is the stronger class")

@@ -195,3 +195,40 @@ def test_a_backbone_carries_no_capability(write: Write, small: str) -> None:
 def test_the_projects_own_problems_are_never_tolerated(write: Write, small: str) -> None:
     with pytest.raises(RegistryError, match="unknown tower"):
         load_tolerant(write(small.replace("tower: text", "tower: txt", 1)), [])
+
+
+PROFILING = """\
+profiling:
+  samples: 200
+  sample_sizes: {debug: 5, standard: 6, production: 7}
+  pilot_samples: 2
+  verify_samples: 3
+  layers: 3
+  components: {most: 8, middle: 4, tested: 2}
+  variance_fraction: 0.9
+  reconstruction_max_drop: 0.1
+  overlap_heavy: 0.5
+  loss_weight: {least: 2, most: 3}
+"""
+
+
+def test_a_registry_without_a_profiling_section_serves_until_one_profiles(write: Write, small: str) -> None:
+    with pytest.raises(RegistryError, match='has no section "profiling"'):
+        _ = load_registry(write()).profiling
+    assert load_registry(write(small + PROFILING)).profiling.components_tested == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("verify_samples: 3", "verify_samples: 51", "51 is greater than the maximum of 50"),  # an invariant
+        ("variance_fraction: 0.9", "variance_fraction: 97", "97 is greater than the maximum of 1"),
+        ("  layers: 3\n", "", 'profiling has no "layers"'),
+        ("layers: 3", "layres: 3", 'unknown key "layres" in profiling; did you mean "layers"?'),
+        ("{least: 2, most: 3}", "{least: 4, most: 3}", "the least loss weight, 4, is above the most, 3"),
+    ],
+)
+def test_a_mistake_in_the_profiling_section(write: Write, small: str, old: str, new: str, message: str) -> None:
+    assert old in PROFILING
+    problems = check_registry(write(small + PROFILING.replace(old, new)))
+    assert any(message in problem.message for problem in problems), problems

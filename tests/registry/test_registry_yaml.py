@@ -110,6 +110,16 @@ def test_towers_have_the_bounds_of_the_specification(registry: Registry) -> None
     assert bounds == {"text": 8192, "voice": 2048, "vision": 4096, "video": 4096}
 
 
+def test_profiling_measures_as_the_specification_says(registry: Registry) -> None:
+    settings = registry.profiling
+    assert dict(settings.sample_sizes) == {"debug": 50, "standard": 500, "production": 5000}
+    assert (settings.samples, settings.pilot_samples, settings.verify_samples, settings.layers) == (200, 20, 50, 3)
+    assert (settings.components_most, settings.components_middle, settings.components_tested) == (128, 64, 20)
+    assert (settings.variance_fraction, settings.reconstruction_max_drop) == (0.97, 0.01)
+    assert (settings.loss_weight_least, settings.loss_weight_most) == (5, 10)
+    assert 0 < settings.overlap_heavy <= 1
+
+
 def test_no_teacher_claims_to_be_present(registry: Registry) -> None:
     for teacher in registry.teachers.values():
         presence = resolve_path(teacher)

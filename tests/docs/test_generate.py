@@ -71,7 +71,7 @@ def test_the_zoo_table_says_what_the_cards_say(generate: ModuleType, tmp_path: P
     for card in (CARD, BACKBONE):
         path = tmp_path / "weights" / str(card["id"]) / "card.yaml"
         path.parent.mkdir(parents=True)
-        path.write_text(yaml.safe_dump(card))
+        path.write_text(yaml.safe_dump(card, sort_keys=False))
     head, _, backbone, sums = (line.strip("| ").split(" | ") for line in generate.zoo("").splitlines())
     command = "`python -m nexus_teacher_zoo.recipes train sums --steps 670`"
     scores = ["0.742 (0.702 to 0.778)", "500", "random 0.000, majority 0.002", "0.004"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from nexus_core.hf.blocks import find_blocks
 from nexus_core.hf.quiet import quiet
@@ -23,6 +25,7 @@ class HFTeacher(Teacher):
         self.detection = detection
         self.unused = tuple(unused)  # checkpoint tensors that this architecture does not have, by name
         self._model = model.eval().requires_grad_(False)
+        self._model.generation_config = _measuring(model.generation_config)
         self._tokenizer = tokenizer
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
@@ -30,6 +33,7 @@ class HFTeacher(Teacher):
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._blocks = find_blocks(model)
         self._limit = _context(model, tokenizer)
+        self._counts_positions = "position_ids" in inspect.signature(model.forward).parameters
         self.truncated = 0  # prompts so far that were longer than the context and lost their beginning
 
     @property
@@ -57,10 +61,10 @@ class HFTeacher(Teacher):
         return self._pad(self._rows(samples, room=0))
 
     def encode_answers(
-        self, samples: Sequence[Sample], answers: Sequence[Sequence[int]]
+        self, samples: Sequence[Sample], answers: Sequence[Sequence[int]], options: GenerateOptions
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Prompts followed by answer tokens, and the mask (B, T) of the positions whose logits predict them."""
-        prompts = self._rows(samples, room=max((len(answer) for answer in answers), default=0))
+        prompts = self._rows(samples, room=options.max_new_tokens)
         batch = self._pad([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)])
         length = batch["input_ids"].shape[1]
         mask = torch.zeros(len(samples), length, dtype=torch.bool, device=self._model.device)
@@ -70,42 +74,54 @@ class HFTeacher(Teacher):
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
+        if self._counts_positions and "attention_mask" in batch and "position_ids" not in batch:
+            # Learned positions count from the first real token. `generate` sees to that; a plain forward would count
+            # the padding too, and a batch would not equal its rows.
+            positions = (batch["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
+            return self._model(**batch, position_ids=positions)
         return self._model(**batch)
 
     def generate(self, samples: Sequence[Sample], options: GenerateOptions) -> list[str]:
         """Answers in the order of `samples`; batches are built by prompt length so that little is spent on padding."""
-        torch.manual_seed(options.seed)
         order = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt))
         answers: dict[int, str] = {}
-        for start in range(0, len(order), options.batch_size):
-            chosen = order[start : start + options.batch_size]
-            tokens = self.generate_tokens([samples[i] for i in chosen], options)
-            answers.update(zip(chosen, self.decode_tokens(tokens, options), strict=True))
+        devices = [self._model.device] if self._model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # the seed is this call's; the caller's random state comes back
+            torch.manual_seed(options.seed)
+            for start in range(0, len(order), options.batch_size):
+                chosen = order[start : start + options.batch_size]
+                tokens = self.generate_tokens([samples[i] for i in chosen], options)
+                answers.update(zip(chosen, self.decode_tokens(tokens, options), strict=True))
         return [answers[i] for i in range(len(samples))]
 
     @torch.inference_mode()
     def generate_tokens(
         self, samples: Sequence[Sample], options: GenerateOptions, begun: Sequence[Sequence[int]] | None = None
     ) -> list[list[int]]:
-        """Answer tokens of one batch, up to and with the end token. `begun` are the first tokens of each answer."""
+        """Answer tokens of one batch, up to and with the end token.
+
+        `begun` are the first tokens of each answer; `options.max_new_tokens` counts them too.
+        """
         begun = begun or [[] for _ in samples]
         rows = self._rows(samples, room=options.max_new_tokens)
         batch = self._pad([[*row, *start] for row, start in zip(rows, begun, strict=True)])
         length = batch["input_ids"].shape[1]
         sampling = options.temperature > 0
-        settings: dict[str, Any] = {"temperature": options.temperature, "top_p": options.top_p} if sampling else {}
+        settings: dict[str, Any] = {}
+        if sampling:  # top_k=0: all of the vocabulary, where transformers would take the 50 likeliest
+            settings = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
         if options.stop:
             settings |= {"stop_strings": list(options.stop), "tokenizer": self._tokenizer}
         with quiet():
             output = self._model.generate(
                 **batch,
-                max_new_tokens=max(1, min(options.max_new_tokens, self._limit - length)),
+                max_new_tokens=max(1, min(options.max_new_tokens - min(map(len, begun)), self._limit - length)),
                 do_sample=sampling,
                 pad_token_id=self._tokenizer.pad_token_id,
                 **settings,
             )
         new = [self._until_end(row) for row in output[:, length:].tolist()]
-        return [[*start, *row] for start, row in zip(begun, new, strict=True)]
+        return [[*start, *row][: options.max_new_tokens] for start, row in zip(begun, new, strict=True)]
 
     def decode_tokens(self, tokens: Sequence[Sequence[int]], options: GenerateOptions) -> list[str]:
         """Texts of answers, without special tokens and without what follows a stop string."""
@@ -146,6 +162,12 @@ def _context(model: Any, tokenizer: Any) -> int:
     """Tokens that this checkpoint was made for; without a statement of it there is no limit to enforce."""
     stated = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
     return int(stated or tokenizer.model_max_length)
+
+
+def _measuring(preferred: GenerationConfig) -> GenerationConfig:
+    """The checkpoint's special tokens without its taste (do_sample, top_k, repetition_penalty): options alone decide."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return GenerationConfig(**{name: getattr(preferred, name) for name in names})
 
 
 def _cut(answer: str, stop: Sequence[str]) -> str:

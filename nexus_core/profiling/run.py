@@ -1,0 +1,254 @@
+"""Profile one teacher on one capability: perturb, map, decompose, verify by ablation.
+
+The order is that of the specification: samples, baseline, pilot, chosen blocks, spectra, causal test, reconstruction,
+heads and other perturbations. What is not found is said, with what was tried; nothing is guessed instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nexus_core.errors import ModelError, NexusError
+from nexus_core.plugins import Plugins
+from nexus_core.profiling import measure
+from nexus_core.profiling.draw import draw_samples, split_off
+from nexus_core.profiling.model import (
+    BlockProfile,
+    CapabilityProfile,
+    ComponentClass,
+    ComponentResult,
+    HeadResult,
+    PerturbationResult,
+    ReconstructionResult,
+    VerifyOutput,
+)
+from nexus_core.profiling.perturb import perturbed_decoding, perturbed_prompts, perturbed_weights
+from nexus_core.profiling.scoring import Scorer
+from nexus_core.profiling.sites import Site, find_sites
+from nexus_core.types import CapabilityMetric, Contract, PilotScores, Teacher
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSettings:
+    """How much to measure. The numbers come from the `profiling` section of registry.yaml."""
+
+    sample_size: int
+    pilot: int
+    verify: int
+    components: int
+    k: int
+    k_middle: int
+    max_drop: float
+    layers: tuple[str, ...] = ()  # empty: `select_layers` decides
+    seed: int = 42
+    data: str | None = None
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What accumulates while blocks are measured."""
+
+    blocks: list[BlockProfile] = field(default_factory=list)
+    heads: list[HeadResult] = field(default_factory=list)
+    perturbations: list[PerturbationResult] = field(default_factory=list)
+    reconstruction: list[ReconstructionResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Profiler:
+    """One profiling run; `say` is told of every step, `heartbeat` of every forward or batch."""
+
+    plugins: Plugins
+    teacher: Teacher
+    metric: CapabilityMetric
+    contract: Contract
+    settings: ProfileSettings
+    say: Say = lambda text: None
+    heartbeat: Callable[[], None] = lambda: None
+
+    def run(self) -> tuple[CapabilityProfile, Scorer]:
+        """The profile, and the scorer with the baseline answers that it rests on."""
+        started = time.monotonic()
+        settings = self.settings
+        samples = draw_samples(self.metric, settings.sample_size + settings.verify, settings.seed, settings.data)
+        self.say(f"baseline on {len(samples)} samples")
+        scorer = Scorer(self.teacher, self.metric, samples, self.heartbeat)
+        order, verify = split_off(samples, settings.verify)
+        self._refuse_hopeless(scorer)
+        findings = _Findings()
+        sites = find_sites(self.teacher, self.teacher.encode(samples[:2]))
+        pilot = self._pilot(scorer, sites, order, findings)
+        chosen = self._choose(pilot, sites, scorer, findings)
+        self.say(f"blocks: {', '.join(site.name for site in chosen) or 'none'}")
+        self._blocks(scorer, chosen, order, verify, findings)
+        self._perturb(scorer, chosen, order, findings)
+        return self._profile(scorer, pilot, verify, findings, time.monotonic() - started), scorer
+
+    def _refuse_hopeless(self, scorer: Scorer) -> None:
+        """A teacher that gets nothing right has nothing to protect, and a drop from it could not be seen."""
+        if scorer.metric.direction == "higher" and not scorer.baseline.scores.any():
+            raise ModelError(
+                f"{self.teacher.source.teacher_id or self.teacher.source.path} scores 0 on {self.metric.name} "
+                f"({len(scorer.samples)} samples): there is nothing to protect",
+                "choose a capability that this teacher has: nexus eval TEACHER --capability NAME",
+            )
+
+    def _pilot(
+        self, scorer: Scorer, sites: Sequence[Site], order: Sequence[int], findings: _Findings
+    ) -> dict[str, float]:
+        """Bypass each block on a few samples; on all of them if the few showed nothing."""
+        few = order[: self.settings.pilot]
+        self.say(f"pilot: bypassing each of {len(sites)} blocks on {len(few)} samples")
+        drops = measure.pilot(scorer, sites, few, self.settings.seed)
+        if max(drops.values(), default=0.0) >= self.contract.thresholds.recoverable:
+            return drops
+        self.say(f"the pilot showed no drop; again on {len(order)} samples")
+        drops = measure.pilot(scorer, sites, order, self.settings.seed)
+        largest = max(drops.values(), default=0.0)
+        if largest < self.contract.thresholds.recoverable:
+            findings.notes.append(
+                f"no block carries {self.metric.name}: bypassing each of {len(sites)} blocks in turn on {len(few)} and then "
+                f"on {len(order)} samples cost at most {largest:.4g}"
+            )
+        return drops
+
+    def _choose(
+        self, pilot: dict[str, float], sites: Sequence[Site], scorer: Scorer, findings: _Findings
+    ) -> list[Site]:
+        by_name = {site.name: site for site in sites}
+        if self.settings.layers:
+            if strangers := [name for name in self.settings.layers if name not in by_name]:
+                raise NexusError(
+                    f"{strangers[0]!r} is not a block of this teacher", f"its blocks: {', '.join(by_name)}"
+                )
+            return [by_name[name] for name in self.settings.layers]
+        if findings.notes:
+            return []
+        scores = PilotScores(
+            pilot, scorer.value(scorer.baseline.scores, range(len(scorer.samples))), self.settings.pilot
+        )
+        names = self.plugins.select_layers(self.teacher, self.metric.name, scores)
+        return sorted((by_name[name] for name in names), key=lambda site: site.index)
+
+    def _blocks(
+        self,
+        scorer: Scorer,
+        chosen: Sequence[Site],
+        order: Sequence[int],
+        verify: Sequence[int],
+        findings: _Findings,
+    ) -> None:
+        last = max((site.index for site in chosen), default=0)
+        pooled = getattr(self.metric, "pooled", False)
+        for site in chosen:
+            k = self.settings.k_middle if 0 < site.index < last else self.settings.k
+            self.say(f"{site.name}: spectrum and causal test")
+            (spectrum,) = measure.spectra(scorer, [site], order, k, pooled)
+            components, note = self._classify(scorer, spectrum, order)
+            kept, tried = measure.reconstruct(
+                scorer, spectrum, components, verify, self.settings.max_drop, self.settings.seed
+            )
+            findings.reconstruction += tried
+            if not tried[-1].passed:
+                note = (
+                    f"{note}; even all {tried[-1].k} components lose {tried[-1].drop:.4g} on the verification samples"
+                )
+            protected = spectrum.pca.select(list(kept))
+            findings.blocks.append(
+                BlockProfile(
+                    block=site.name,
+                    index=site.index,
+                    dim=site.width,
+                    pooling="mean" if pooled else "tokens",
+                    positions="answer",
+                    pca=protected,
+                    component_indices=kept,
+                    coords=measure.pooled_coordinates(scorer, site, protected, order),
+                    explained_variance=tuple(spectrum.pca.fractions.tolist()),
+                    components=tuple(components),
+                    note="; ".join(filter(None, [note.lstrip("; "), spectrum.pca.note, *site.notes])),
+                )
+            )
+
+    def _classify(
+        self, scorer: Scorer, spectrum: measure.Spectrum, order: Sequence[int]
+    ) -> tuple[list[ComponentResult], str]:
+        """Singly and in groups; if nothing is non-negotiable alone, all components at once before saying so."""
+        if spectrum.pca.k == 0:
+            return [], "this block's output does not vary over the answers: no component to test"
+        thresholds, seed = self.contract.thresholds, self.settings.seed
+        components = measure.classify_components(scorer, spectrum, order, thresholds, self.settings.components, seed)
+        if any(c.cls is ComponentClass.NON_NEGOTIABLE for c in components):
+            return components, ""
+        together = measure.classify_together(scorer, spectrum, order, thresholds, seed)
+        if together[0].cls is ComponentClass.NON_NEGOTIABLE:
+            return (
+                together,
+                "no component is non-negotiable alone, all together are: the capability is spread over them",
+            )
+        return components, (
+            f"no non-negotiable component: {len(components)} tested singly and in groups, and all at once, on up to "
+            f"{len(order)} samples"
+        )
+
+    def _perturb(self, scorer: Scorer, chosen: Sequence[Site], order: Sequence[int], findings: _Findings) -> None:
+        seed, some = self.settings.seed, order[:100]  # a table for people; 100 give an interval of about a tenth
+        for site in chosen:
+            self.say(f"{site.name}: heads, channels, noise, low rank")
+            findings.heads += measure.silence_heads(scorer, site, some, seed)
+            findings.perturbations += measure.ablate(scorer, site, some, seed)
+            findings.perturbations += perturbed_weights(scorer, site, some, seed)
+        self.say("prompts and decoding")
+        findings.perturbations += perturbed_prompts(scorer, some, seed)
+        findings.perturbations += perturbed_decoding(scorer, some, seed)
+
+    def _profile(
+        self, scorer: Scorer, pilot: dict[str, float], verify: Sequence[int], found: _Findings, seconds: float
+    ) -> CapabilityProfile:
+        outputs = [
+            VerifyOutput(
+                scorer.samples[i].id,
+                scorer.samples[i].digest,
+                scorer.baseline.outputs[i],
+                float(scorer.baseline.scores[i]),
+            )
+            for i in verify
+        ]
+        return CapabilityProfile(
+            teacher=self.teacher.source.teacher_id or self.teacher.source.path.name,
+            weights_hash=weights_hash(self.teacher),
+            capability=self.metric.name,
+            metric=self.metric.metric,
+            direction=self.metric.direction,
+            baseline_score=scorer.value(scorer.baseline.scores, range(len(scorer.samples))),
+            n=len(scorer.samples),
+            seed=self.settings.seed,
+            seconds=round(seconds, 3),
+            blocks=tuple(found.blocks),
+            heads=tuple(found.heads),
+            perturbations=tuple(found.perturbations),
+            pilot=pilot,
+            verify_outputs=tuple(outputs),
+            reconstruction=tuple(found.reconstruction),
+            tokenizer=measure.tokenizer_facts(self.teacher.processor),
+            notes=tuple(found.notes),
+        )
+
+
+def weights_hash(teacher: Teacher) -> str:
+    """SHA-256 over the names, shapes, types and bytes of all tensors: the identity of a teacher's weights."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(teacher.model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()).tobytes())
+    return digest.hexdigest()

@@ -76,7 +76,7 @@ def classify_components(
 ) -> list[ComponentResult]:
     """Class of every component: the first `single` one by one, the rest in groups that share the group's class."""
     pca = spectrum.pca
-    sets = [(i,) for i in range(min(single, pca.k))]
+    sets: list[tuple[int, ...]] = [(i,) for i in range(min(single, pca.k))]
     sets += [tuple(range(i, min(i + GROUP, pca.k))) for i in range(len(sets), pca.k, GROUP)]
     outcomes = decide(scorer, [spectrum.project(chosen) for chosen in sets], order, thresholds, seed)
     return [

@@ -95,7 +95,7 @@ def build(seed: int) -> Planted:
     ids = [tokenizer.convert_tokens_to_ids(c) for c in DIGITS + LETTERS]
     prefix_ids = [tokenizer.convert_tokens_to_ids(c) for c in NOISE]
     code = codes(11, seed) @ subspace  # one per letter, and one for the end
-    answer_of = {token: 10 for token in range(10, 20)} | {token: token for token in range(10)}
+    answer_of = dict.fromkeys(range(10, 20), 10) | {token: token for token in range(10)}
     with torch.no_grad():
         model.model.embed_tokens.weight.zero_()
         model.model.embed_tokens.weight[ids] = 2.0 * token_axes

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-import pytest
 from nexus_capability_long_context.generator import DOCUMENTS, FACTS, STRATA, count_tokens, split_of
 from nexus_capability_long_context.metric import LongContext, by_stratum
 
@@ -74,7 +73,6 @@ def test_the_answer_stands_once_beside_its_subject_among_competing_facts_at_ever
             assert text.count(sample.target) == 1
             assert len(re.findall(rf"\b{subject_of(sample)}\b", text)) == 1
             assert len(facts) >= FACTS[int(sample.stratum)]
-            assert text.index(sample.target) / len(text) == pytest.approx(sample.meta["depth"], abs=0.35)
         depths.append(sample.meta["depth"])
     assert min(depths) < 0.05
     assert max(depths) > 0.95
@@ -127,13 +125,15 @@ def test_neither_chance_nor_memory_solves_it() -> None:
     assert 0.02 < score["guess"] < 0.25  # one of the competing facts
 
 
-def test_the_drill_asks_for_every_fact_and_stays_within_its_split() -> None:
+def test_the_drill_asks_for_several_facts_and_stays_within_its_split() -> None:
     drawn = {split: list(METRIC.samples(SampleRequest(split, 50, data="drill"))) for split in Split}
     for split, group in drawn.items():
         for sample in group:
-            facts = re.findall(r"The [\w ]+ of (\w+) is \w+\.", sample.prompt)
+            stated = re.findall(r"The [\w ]+ of (\w+) is \w+\.|File (\w+): ", sample.prompt)
+            facts = ["".join(names) for names in stated]
             asked = re.findall(r"of (\w+)\?\nAnswer:", sample.prompt + sample.target)
-            assert sorted(facts) == sorted(asked)
+            assert len(set(asked)) == len(asked) == min(8, len(facts))
+            assert set(asked) <= set(facts)
             assert {split_of(name) for name in facts} == {split}
             assert METRIC.score(sample, sample.target) == 1.0
             assert METRIC.score(sample, sample.target.partition("\n")[2]) == 0.0

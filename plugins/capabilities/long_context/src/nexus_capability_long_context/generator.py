@@ -22,7 +22,7 @@ from nexus_core.types import Sample, SampleRequest, Split
 POOL = 2000  # samples of a held-out split when the request does not say how many
 FACTS = {128: 4, 256: 7, 512: 12, 1024: 20}  # length in tokens -> facts that compete
 DOCUMENTS = "documents"  # stratum: the same fact in each of several documents, and the question names one of them
-DRILL = "drill"  # `data="drill"`: short texts with a question for each fact, for the first steps of a training
+DRILL = "drill"  # `data="drill"`: texts with several questions each, to train with
 STRATA = (*map(str, FACTS), DOCUMENTS)
 
 
@@ -88,23 +88,21 @@ def _attribute(rng: random.Random) -> str:
     return rng.choice(words("code_attributes" if rng.random() < 0.7 else "word_attributes"))
 
 
-def _needle(length: int, split: Split, rng: random.Random) -> tuple[str, Fact, float]:
-    """A text of about `length` tokens, the fact that is asked for, and how deep it lies (0 is the beginning)."""
+def _plain(length: int, n_facts: int, split: Split, rng: random.Random) -> tuple[str, list[Fact]]:
+    """A text of about `length` tokens and its facts, each about a subject of its own, at any depth."""
     naming = names(split, rng)
-    attributes = [_attribute(rng) for _ in range(FACTS[length])]
+    attributes = [_attribute(rng) for _ in range(n_facts)]
     facts = [Fact(name, next(naming), value_for(name, rng)) for name in attributes]
-    asked, sentences = facts[0], [fact.answer for fact in facts[1:]]
-    budget = length - count_tokens(" ".join([*sentences, asked.answer, _question(asked)])) - 2
+    sentences = [fact.answer for fact in facts]
+    budget = length - count_tokens(" ".join(sentences) + _question(facts[0])) - 2
     while budget > 0:
         sentences.append(filler(rng))
         budget -= count_tokens(sentences[-1])
     rng.shuffle(sentences)
-    place = rng.randint(0, len(sentences))
-    sentences.insert(place, asked.answer)
-    return " ".join(sentences), asked, place / max(len(sentences) - 1, 1)
+    return " ".join(sentences), facts
 
 
-def _documents(split: Split, rng: random.Random) -> tuple[str, Fact, float]:
+def _documents(split: Split, rng: random.Random) -> tuple[str, list[Fact]]:
     """Several documents, one per subject, that state the same attribute; only the title tells which is which."""
     naming, attribute = names(split, rng), _attribute(rng)
     facts = [Fact(attribute, next(naming), value_for(attribute, rng)) for _ in range(rng.randint(3, 5))]
@@ -113,32 +111,40 @@ def _documents(split: Split, rng: random.Random) -> tuple[str, Fact, float]:
         body = [filler(rng) for _ in range(rng.randint(1, 4))]
         body.insert(rng.randint(0, len(body)), f"The {attribute} is {fact.value}.")
         documents.append(f"File {fact.subject}: {' '.join(body)}")
-    place = rng.randrange(len(facts))
-    return "\n".join(documents), facts[place], place / (len(facts) - 1)
+    rng.shuffle(documents)
+    return "\n".join(documents), facts
 
 
 def _question(fact: Fact) -> str:
     return f"\nQuestion: What is the {fact.attribute} of {fact.subject}?\nAnswer:"
 
 
+def _depth(text: str, fact: Fact) -> float:
+    """Where the fact (or its document) begins, from 0 to almost 1."""
+    return text.index(f" {fact.subject}") / len(text)
+
+
 def _sample(split: Split, rng: random.Random, identifier: str) -> Sample:
     stratum = rng.choice(STRATA)
-    text, fact, depth = _documents(split, rng) if stratum == DOCUMENTS else _needle(int(stratum), split, rng)
-    meta: dict[str, Any] = {"answers": [fact.value], "depth": depth}
-    return Sample(identifier, text + _question(fact), fact.answer, stratum, meta=meta)
+    is_plain = stratum != DOCUMENTS
+    text, facts = _plain(int(stratum), FACTS[int(stratum)], split, rng) if is_plain else _documents(split, rng)
+    asked = facts[0]
+    meta: dict[str, Any] = {"answers": [asked.value], "depth": _depth(text, asked)}
+    return Sample(identifier, text + _question(asked), asked.answer, stratum, meta=meta)
 
 
 def _drill(split: Split, rng: random.Random, identifier: str) -> Sample:
-    """Several facts, all of them asked for one after the other: far more to learn from per token than one answer."""
-    naming = names(split, rng)
-    attributes = [_attribute(rng) for _ in range(rng.randint(3, 8))]
-    facts = [Fact(name, next(naming), value_for(name, rng)) for name in attributes]
-    sentences = [fact.answer for fact in facts] + [filler(rng) for _ in range(rng.randint(0, 4))]
-    rng.shuffle(sentences)
-    turns = [f"{fact.answer}{_question(following)}" for fact, following in itertools.pairwise(facts)]
-    meta: dict[str, Any] = {"answers": [facts[0].value]}
-    target = "".join([*turns, facts[-1].answer])
-    return Sample(identifier, " ".join(sentences) + _question(facts[0]), target, DRILL, meta=meta)
+    """A text of any length and up to eight questions about it: far more to learn from per token than one answer."""
+    if rng.random() < 0.25:
+        text, facts = _documents(split, rng)
+    else:
+        length = int(2 ** rng.uniform(5.5, 10))
+        text, facts = _plain(length, max(3, min(20, length // 25)), split, rng)
+    asked = facts[:8]
+    turns = [f"{fact.answer}{_question(following)}" for fact, following in itertools.pairwise(asked)]
+    meta: dict[str, Any] = {"answers": [asked[0].value], "depth": _depth(text, asked[0])}
+    target = "".join([*turns, asked[-1].answer])
+    return Sample(identifier, text + _question(asked[0]), target, DRILL, meta=meta)
 
 
 def generate(request: SampleRequest) -> Iterator[Sample]:

@@ -27,6 +27,8 @@ def read_config(directory: Path) -> dict[str, Any] | None:
         raise ModelError(
             f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}", hint
         ) from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise ModelError(f"{path}: malformed JSON: {error}", hint) from error
     except RecursionError as error:
         raise ModelError(f"{path}: JSON nested too deeply", hint) from error
     if not isinstance(config, dict):

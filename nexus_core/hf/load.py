@@ -37,17 +37,20 @@ def load_hf_teacher(
                 source.path,
                 config=config,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # so that the report names them; `check_loaded` makes them an error
                 output_loading_info=True,
                 **offline,
                 **_precision(options),
             )
         tokenizer = AutoTokenizer.from_pretrained(source.path, config=config, **offline)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except _transformers_errors() as error:
         raise ModelError(
             f"{source.path}: AutoModelForCausalLM could not load it: {' '.join(str(error).split())[:500]}",
             "check that config.json, *.safetensors and the tokenizer files are complete",
         ) from error
     unused = check_loaded(source.path, report)
+    if options.quantization == "nf4":
+        _keep_unpacked(model)
     return HFTeacher(source, detection, model, tokenizer, unused)
 
 
@@ -67,10 +70,33 @@ def _config(path: Path, overrides: dict[str, Any]) -> Any:
         )
     try:
         return CONFIG_MAPPING[model_type].from_dict(values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _transformers_errors() as error:
         raise ModelError(
             f"{path / 'config.json'}: {' '.join(str(error).split())[:300]}", "correct the named key"
         ) from error
+
+
+def _transformers_errors() -> tuple[type[Exception], ...]:
+    """What transformers raises on a config or checkpoint that makes no sense: nearly anything."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    builtin = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, ImportError)
+    return (*builtin, StrictDataclassError, SafetensorError)
+
+
+def _keep_unpacked(model: Any) -> None:
+    """On a CPU with AVX512-BF16, bitsandbytes repacks NF4 weights at the first forward, and fails on odd shapes.
+
+    It wants whole quantisation blocks in a row and 32 rows in a group; a layer without keeps the portable path.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            blocksize = layer.weight.quant_state.blocksize
+            if layer.in_features % blocksize or layer.out_features % 32:
+                layer.support_avx512bf16_for_cpu = False
 
 
 def _refuse_unsafe(path: Path) -> None:
@@ -126,7 +152,9 @@ def check_loaded(path: Path, report: dict[str, Any]) -> tuple[str, ...]:
     """
     problems = {
         "not in the checkpoint, would be random": sorted(report["missing_keys"]),
-        "of another shape than the model's": sorted(str(key) for key in report["mismatched_keys"]),
+        "of another shape than the model's": sorted(
+            f"{name} ({tuple(found)} for {tuple(wanted)})" for name, found, wanted in report["mismatched_keys"]
+        ),
         "not convertible": sorted(str(key) for key in report.get("error_msgs", ())),
     }
     said = [f"{_listed(names)} {what}" for what, names in problems.items() if names]

@@ -1,7 +1,8 @@
 """What can be done to a block while it runs, and undone after: the hands of the profiler.
 
 Interventions are hooks; they leave no trace once their context is left, whatever happened inside. Several may share one
-forward: each acts on its own rows of the batch only, which is exact because rows do not see each other.
+forward: each acts on its own rows of the batch only, which is exact because rows do not see each other. (In a mixture
+of experts the rows that an expert reads share one kernel call, so other rows may differ in the last bit.)
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from nexus_core.profiling.sites import Projection, Site, hidden_of
 
 
 class Positions:
-    """Which positions count as the answer in the forward that is running: a mask (B, T), or None for all."""
+    """The batch that is running: its rows, and which positions count as the answer (a mask (B, T), or None for all)."""
 
     def __init__(self) -> None:
         self.mask: torch.Tensor | None = None
+        self.rows = 0
 
     def of(self, rows: slice, length: int) -> torch.Tensor | None:
         """The mask of `rows`; None means everywhere, as in a decoding step, whose one token is of the answer."""
@@ -100,9 +102,9 @@ class Silence(Intervention):
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             read = args[0].clone()
-            if read.ndim == 2:  # some MLPs flatten (B, T) before their last map; rows are then runs of T
-                raise ValueError(f"{self.projection.name} reads flattened tokens; its rows cannot be told apart")
-            read[rows, ..., self.start * size : self.stop * size] = 0
+            # Some MLPs flatten (B, T) before their last map; a row is then a run of T.
+            run = read.shape[0] // positions.rows if read.ndim == 2 else 1
+            read[rows.start * run : rows.stop * run, ..., self.start * size : self.stop * size] = 0
             return (read, *args[1:])
 
         return self.projection.module.register_forward_pre_hook(hook)
@@ -124,6 +126,7 @@ def _with_rows(output: Any, rows: slice, changed: torch.Tensor) -> Any:
 @contextmanager
 def applied(plan: Sequence[tuple[slice, Intervention | None]], positions: Positions) -> Iterator[None]:
     """Each intervention on its rows inside the block; None leaves its rows alone. All hooks go, also on an exception."""
+    positions.rows = max((rows.stop for rows, _ in plan), default=0)
     with ExitStack() as stack:
         for rows, intervention in plan:
             if intervention is not None:

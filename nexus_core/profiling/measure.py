@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,7 +168,7 @@ def ablate(scorer: Scorer, site: Site, order: Sequence[int], seed: int) -> list[
     labels: list[tuple[str, str]] = [("block", "bypass")]
     if site.channels is not None:
         edges = np.linspace(0, site.channels.groups, CHUNKS + 1).astype(int).tolist()
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in itertools.pairwise(edges):
             cases.append(Silence(site, site.channels, start, stop))
             labels.append(("mlp_chunk", f"{start}:{stop}"))
     measured, scores = drops(scorer, cases, order, seed)

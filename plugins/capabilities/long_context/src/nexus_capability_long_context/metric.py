@@ -93,7 +93,7 @@ def _random_value(sample: Sample, rng: random.Random) -> str:
 
 def _guess(sample: Sample, rng: random.Random) -> str:
     stated = re.findall(r" is (\w+)\.", sample.prompt) or sample.prompt.split()
-    return rng.choice(stated)
+    return str(rng.choice(stated))
 
 
 def _nearest(samples: Sequence[Sample], known: Sequence[Sample]) -> list[str]:

@@ -251,13 +251,15 @@ class Plugins:
         teacher.plugin = claim.plugin
         return teacher
 
-    def select_layers(self, teacher: Teacher, capability: str, pilot: PilotScores) -> list[str]:
-        """The blocks that carry `capability`: what the teacher's own plugin says, else those with the largest drop."""
+    def select_layers(
+        self, teacher: Teacher, capability: str, pilot: PilotScores, most: int = DEFAULT_BLOCKS
+    ) -> list[str]:
+        """The blocks that carry `capability`: what the teacher's own plugin says, else the `most` with the largest drop."""
         key = f"{Kind.TEACHER.value}:{teacher.plugin}"
         arguments = {"teacher": teacher, "capability": capability, "pilot": pilot}
         answers = list(self.answers(Kind.TEACHER, "select_layers", only=key, **arguments)) if teacher.plugin else []
         if not answers:
-            return sorted(pilot.drops, key=lambda name: -pilot.drops[name])[:DEFAULT_BLOCKS]
+            return sorted(pilot.drops, key=lambda name: -pilot.drops[name])[:most]
         chosen = list(answers[0][1])
         if problem := _wrong_blocks(chosen, teacher.blocks):
             raise PluginError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,8 @@ from nexus_core.discovery import discover, registry_fragments
 from nexus_core.plugins import Membership, Plugins, from_names
 
 if TYPE_CHECKING:
-    from nexus_core.registry import Registry
+    from nexus_core.registry import Registry, TeacherRow
+    from nexus_core.types import Teacher
 
 
 def open_registry(named: Collection[str] = ()) -> Registry:
@@ -44,3 +46,31 @@ def open_plugins(names: str | None = None) -> Plugins:
         teachers={row.id: row.tower or "" for row in registry.teachers.values()},
     )
     return Plugins(chosen, membership)
+
+
+def find_teacher(plugins: Plugins, target: str) -> Teacher:
+    """A directory or file of that name, or else the registry's row."""
+    from nexus_core.errors import ModelError
+    from nexus_core.types import ModelSource
+
+    path = Path(target)
+    if path.exists():
+        return plugins.load_teacher(ModelSource(path))
+    if path.parent != Path() or path.is_absolute():
+        raise ModelError(f"{target}: no such file or directory", "check the path")
+    return load_teacher(plugins, open_registry().teacher(target))
+
+
+def load_teacher(plugins: Plugins, row: TeacherRow) -> Teacher:
+    """The teacher of a registry row; one that is not on this machine is an error with its reason."""
+    from nexus_core.errors import ModelError
+    from nexus_core.registry import resolve_path
+    from nexus_core.types import ModelSource
+
+    presence = resolve_path(row)
+    if presence.path is None:
+        raise ModelError(
+            f"teacher {row.id} is absent: {presence.reason}",
+            f"get {row.source or row.name} and set `path:` of its row, or list what is here: nexus registry list",
+        )
+    return plugins.load_teacher(ModelSource(presence.path, row.id))

@@ -79,8 +79,10 @@ def _rows(
     options: dict[str, Any],
 ) -> Iterator[tuple[Evaluation, Answers]]:
     """One row as soon as it is measured: targets first, one in memory at a time, then the baselines."""
+    from nexus_core.cli.context import find_teacher
+
     for target in targets:
-        teacher = _teacher(plugins, target)
+        teacher = find_teacher(plugins, target)
         for metric in metrics:
             yield _evaluate(target, teacher, metric, request, options["batch_size"])
     if options["baselines"]:
@@ -92,25 +94,6 @@ def _cells(row: Evaluation) -> list[str]:
     low, high = row.ci95
     measured = [f"{row.score:.3f}", f"{low:.3f} to {high:.3f}", str(row.n), f"{row.seconds:.1f}"]
     return [row.target, row.capability, row.data, f"{row.metric} ({row.direction})", *measured]
-
-
-def _teacher(plugins: Plugins, target: str) -> Teacher:
-    """A directory of that name, or the registry's row."""
-    from nexus_core.cli.context import open_registry
-    from nexus_core.errors import ModelError
-    from nexus_core.registry import resolve_path
-    from nexus_core.types import ModelSource
-
-    path = Path(target)
-    if path.exists():
-        return plugins.load_teacher(ModelSource(path))
-    if path.parent != Path() or path.is_absolute():
-        raise ModelError(f"{target}: no such file or directory", "check the path")
-    registry = open_registry()
-    presence = resolve_path(registry.teacher(target))
-    if presence.path is None:
-        raise ModelError(f"teacher {target} is absent: {presence.reason}", "set its path in registry.yaml")
-    return plugins.load_teacher(ModelSource(presence.path, target))
 
 
 def _evaluate(

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -35,13 +35,17 @@ class Positions:
         return self.mask[rows]
 
 
-class Intervention(ABC):
-    """A change at one site. Equal interventions do equal things, so results can be cached by them."""
+class Removable(Protocol):
+    """What undoes an intervention."""
 
-    site: Site
+    def remove(self) -> None: ...
+
+
+class Intervention(ABC):
+    """A change to the forward pass."""
 
     @abstractmethod
-    def attach(self, rows: slice, positions: Positions) -> RemovableHandle:
+    def attach(self, rows: slice, positions: Positions) -> Removable:
         """Install the change for `rows` of every forward until the handle is removed."""
 
 
@@ -108,6 +112,27 @@ class Silence(Intervention):
             return (read, *args[1:])
 
         return self.projection.module.register_forward_pre_hook(hook)
+
+
+@dataclass(frozen=True, slots=True)
+class Together(Intervention):
+    """Several interventions, on several blocks, as one."""
+
+    parts: tuple[Intervention, ...]
+
+    def attach(self, rows: slice, positions: Positions) -> _Handles:
+        return _Handles([part.attach(rows, positions) for part in self.parts])
+
+
+class _Handles:
+    """Handles that are removed as one."""
+
+    def __init__(self, handles: Sequence[Removable]) -> None:
+        self.handles = handles
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 def _with_rows(output: Any, rows: slice, changed: torch.Tensor) -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from nexus_core.profiling.capture import capture
 from nexus_core.profiling.causal import decide, drops
-from nexus_core.profiling.interventions import Bypass, Intervention, Project, Silence
+from nexus_core.profiling.interventions import Bypass, Intervention, Project, Silence, Together
 from nexus_core.profiling.model import (
     ComponentClass,
     ComponentResult,
@@ -144,13 +144,33 @@ def reconstruct(
         waiting = waiting[more:]
 
 
+def reconstruct_together(
+    scorer: Scorer,
+    spectra_and_kept: Sequence[tuple[Spectrum, Sequence[int]]],
+    order: Sequence[int],
+    limit: float,
+    seed: int,
+) -> ReconstructionResult:
+    """All chosen blocks at once reduced to what is kept of each."""
+    parts = tuple(spectrum.project(kept, keep=True) for spectrum, kept in spectra_and_kept)
+    (drop,), scores = drops(scorer, [Together(parts)], order, seed)
+    lost = [1 - _explained(spectrum.pca, kept) for spectrum, kept in spectra_and_kept]
+    k = sum(len(kept) for _, kept in spectra_and_kept)
+    return ReconstructionResult(None, k, scorer.value(scores[0], order), drop.value, limit, max(lost), drop.n)
+
+
+def _explained(pca: PCA, kept: Sequence[int]) -> float:
+    """Share of all variance that the kept components hold."""
+    return float(pca.select(list(kept)).variance.sum() / pca.total_variance) if kept else 0.0
+
+
 def _reconstruction(
     scorer: Scorer, spectrum: Spectrum, kept: Sequence[int], order: Sequence[int], limit: float, seed: int
 ) -> ReconstructionResult:
     (drop,), scores = drops(scorer, [spectrum.project(kept, keep=True)], order, seed)
     value = scorer.value(scores[0], order)
-    explained = float(spectrum.pca.select(list(kept)).variance.sum() / spectrum.pca.total_variance) if kept else 0.0
-    return ReconstructionResult(spectrum.site.name, len(kept), value, drop.value, limit, 1 - explained, drop.n)
+    error = 1 - _explained(spectrum.pca, kept)
+    return ReconstructionResult(spectrum.site.name, len(kept), value, drop.value, limit, error, drop.n)
 
 
 def silence_heads(scorer: Scorer, site: Site, order: Sequence[int], seed: int) -> list[HeadResult]:

@@ -42,6 +42,7 @@ class ProfileSettings:
     sample_size: int
     pilot: int
     verify: int
+    blocks: int
     components: int
     k: int
     k_middle: int
@@ -135,7 +136,7 @@ class Profiler:
         scores = PilotScores(
             pilot, scorer.value(scorer.baseline.scores, range(len(scorer.samples))), self.settings.pilot
         )
-        names = self.plugins.select_layers(self.teacher, self.metric.name, scores)
+        names = self.plugins.select_layers(self.teacher, self.metric.name, scores, self.settings.blocks)
         return sorted((by_name[name] for name in names), key=lambda site: site.index)
 
     def _blocks(
@@ -147,6 +148,7 @@ class Profiler:
         findings: _Findings,
     ) -> None:
         last = max((site.index for site in chosen), default=0)
+        done: list[tuple[measure.Spectrum, Sequence[int]]] = []
         pooled = getattr(self.metric, "pooled", False)
         for site in chosen:
             k = self.settings.k_middle if 0 < site.index < last else self.settings.k
@@ -161,6 +163,7 @@ class Profiler:
                 note = (
                     f"{note}; even all {tried[-1].k} components lose {tried[-1].drop:.4g} on the verification samples"
                 )
+            done.append((spectrum, kept))
             protected = spectrum.pca.select(list(kept))
             findings.blocks.append(
                 BlockProfile(
@@ -177,6 +180,10 @@ class Profiler:
                     note="; ".join(filter(None, [note.lstrip("; "), spectrum.pca.note, *site.notes])),
                 )
             )
+
+        if len(done) > 1:
+            together = measure.reconstruct_together(scorer, done, verify, self.settings.max_drop, self.settings.seed)
+            findings.reconstruction.append(together)
 
     def _classify(
         self, scorer: Scorer, spectrum: measure.Spectrum, order: Sequence[int]

@@ -1,0 +1,188 @@
+"""`nexus profile` and `nexus profile show`: find, prove and store what carries a capability."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nexus_core.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from nexus_core.profiling.artifacts import ProfileStore
+    from nexus_core.profiling.model import CapabilityProfile
+    from nexus_core.profiling.run import ProfileSettings
+    from nexus_core.registry import Registry, TeacherRow
+
+OUTPUT = "niwt_stage2_output"
+RUN = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--teacher", help="The teacher's id in the registry.")
+@click.option("--capability", help="What to profile it for.")
+@click.option("--layers", default="auto", show_default=True, help="Block names, comma-separated, or auto.")
+@click.option(
+    "--sample-size", type=click.IntRange(min=8), help="Samples to profile on (the registry says how many by default)."
+)
+@click.option("--data", help="A file or directory of yours, or a benchmark that the capability knows.")
+@click.option(
+    "--resume", is_flag=True, help="Keep a finished profile of the same weights instead of refusing or repeating it."
+)
+@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--run", type=RUN, default=Path("runs/default"), show_default=True, help="The run's directory.")
+@click.option("--plugins", "names", help="Use only these plugins (comma-separated).")
+@click.pass_context
+def command(ctx: click.Context, /, teacher: str | None, capability: str | None, **options: Any) -> None:
+    """Profile a teacher on a capability: which blocks and directions carry it, proven by ablation.
+
+    \b
+    Examples:
+      nexus profile --teacher zoo-reasoning --capability reasoning
+      nexus profile --teacher zoo-reasoning --capability reasoning --sample-size 50 --run runs/quick
+      nexus profile show zoo-reasoning reasoning --plot profile.png
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if not teacher or not capability:
+        raise click.UsageError("--teacher and --capability say what to profile", ctx)
+    _profile(teacher, capability, options)
+
+
+def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
+    from nexus_core.cli.context import load_teacher, open_plugins, open_registry
+    from nexus_core.profiling.artifacts import ProfileStore
+    from nexus_core.profiling.run import Profiler, weights_hash
+
+    registry = open_registry()
+    row = registry.teacher(teacher_id)
+    _refuse_licence(row)
+    contract = registry.contract(capability, row.id if capability in row.capabilities else None)
+    plugins = open_plugins(options["names"])
+    metric = plugins.capability_metric(contract.capability)
+    teacher = load_teacher(plugins, row)
+    store = ProfileStore(options["run"] / OUTPUT)
+    if options["resume"] and _finished(store, row.id, contract.capability, weights_hash(teacher)):
+        click.echo(f"{row.id}/{contract.capability} is profiled already; nothing to do")
+        return
+    progress = _Progress(f"{row.id}/{contract.capability}")
+    profiler = Profiler(plugins, teacher, metric, contract, _settings(registry, options), progress.say, progress.beat)
+    profile, _ = profiler.run()
+    _store(store, profile, registry)
+    _print(profile)
+    click.echo(f"stored in {store.root / 'profiles' / row.id / contract.capability}")
+    if not any(block.non_negotiable for block in profile.blocks):
+        for note in [*profile.notes, *(block.note for block in profile.blocks)]:
+            click.echo(f"note: {note}", err=True)
+        click.echo(
+            "nothing non-negotiable was found; try --sample-size, --layers, or other samples with --data", err=True
+        )
+        sys.exit(1)
+
+
+def _refuse_licence(row: TeacherRow) -> None:
+    """Profiling uses a teacher's activations; a licence that forbids it, or that nobody has read, stops it."""
+    from nexus_core.errors import NexusError
+
+    if row.license.startswith(("unknown", "forbidden")):
+        raise NexusError(
+            f'teacher {row.id} is not profiled: its licence is "{row.license}" ({row.origin.path}:{row.origin.line})',
+            "read the licence; if it allows the use of activations, write its name as `license:` there",
+        )
+
+
+def _finished(store: ProfileStore, teacher: str, capability: str, weights: str) -> bool:
+    if not store.root.is_dir() or (teacher, capability) not in store.profiles():
+        return False
+    store.read(teacher, capability, weights)  # a damaged or foreign profile is named here, not taken for finished
+    return True
+
+
+def _settings(registry: Registry, options: dict[str, Any]) -> ProfileSettings:
+    from nexus_core.profiling.run import ProfileSettings
+
+    numbers = registry.profiling
+    layers = () if options["layers"] == "auto" else tuple(name.strip() for name in options["layers"].split(","))
+    return ProfileSettings(
+        sample_size=options["sample_size"] or numbers.samples,
+        pilot=numbers.pilot_samples,
+        verify=numbers.verify_samples,
+        blocks=numbers.layers,
+        components=numbers.components_tested,
+        k=numbers.components_most,
+        k_middle=numbers.components_middle,
+        max_drop=numbers.reconstruction_max_drop,
+        layers=layers,
+        seed=options["seed"],
+        data=options["data"],
+    )
+
+
+def _store(store: ProfileStore, profile: CapabilityProfile, registry: Registry) -> None:
+    from nexus_core.profiling.plan import PlanSettings, plan_capability
+
+    teacher = profile.teacher if profile.capability in registry.teacher(profile.teacher).capabilities else None
+    contract = registry.contract(profile.capability, teacher)
+    store.write(profile, plan_capability(profile, contract, PlanSettings.of(registry.profiling)))
+
+
+@command.command()
+@click.argument("teacher")
+@click.argument("capability")
+@click.option("--run", type=RUN, default=Path("runs/default"), show_default=True, help="The run's directory.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also draw variance, ablations and heads (PNG or SVG).",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
+def show(teacher: str, capability: str, run: Path, plot: Path | None, as_json: bool) -> None:
+    """Show a stored profile: components with class and interval, ablations, heads, reconstruction.
+
+    \b
+    Example:
+      nexus profile show zoo-reasoning reasoning --plot profile.png
+    """
+    from nexus_core.profiling.artifacts import ProfileStore
+
+    profile = ProfileStore(run / OUTPUT).read(teacher, capability)
+    if as_json:
+        from nexus_core.profiling.show import document
+
+        print_json(document(profile))
+    else:
+        _print(profile)
+    if plot is not None:
+        from nexus_core.profiling.plots import draw
+
+        draw(profile, plot)
+        click.echo(f"drawn to {plot}", err=as_json)
+
+
+def _print(profile: CapabilityProfile) -> None:
+    from nexus_core.profiling.show import tables
+
+    for title, headers, rows in tables(profile):
+        print_table(headers, rows, title)
+        click.echo()
+
+
+class _Progress:
+    """Says each step, and that it is alive whenever five seconds have passed without one."""
+
+    def __init__(self, title: str) -> None:
+        import time
+
+        self.clock = time.monotonic
+        self.title, self.step = title, ""
+        self.started = self.said = self.clock()
+
+    def say(self, step: str) -> None:
+        self.step, self.said = step, self.clock()
+        click.echo(f"{self.title} [{self.said - self.started:5.1f} s] {step}", err=True)
+
+    def beat(self) -> None:
+        if self.clock() - self.said >= 5:
+            self.say(self.step)

@@ -1,0 +1,99 @@
+"""A profile as tables for people, and as one document for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nexus_core.profiling.model import BlockProfile, CapabilityProfile, ComponentResult
+
+Table = tuple[str, Sequence[str], list[list[str]]]
+INTERVAL = "95 % interval"
+
+
+def tables(profile: CapabilityProfile) -> Iterator[Table]:
+    """(title, headers, rows), in the order in which one wants to know."""
+    yield _summary(profile)
+    yield _pilot(profile)
+    for block in profile.blocks:
+        yield _components(block)
+    yield _reconstruction(profile)
+    yield _heads(profile)
+    yield _perturbations(profile)
+
+
+def _summary(profile: CapabilityProfile) -> Table:
+    score = f"{profile.metric} {profile.baseline_score:.3f}, {profile.direction.value} is better, n = {profile.n}"
+    rows = [["teacher", profile.teacher], ["weights", profile.weights_hash[:16]], ["baseline", score]]
+    rows += [[block.block, _verdict(block)] for block in profile.blocks]
+    rows += [["note", note] for note in profile.notes]
+    rows.append(["seconds", f"{profile.seconds:.1f}"])
+    return f"{profile.teacher} on {profile.capability}", ["what", "found"], rows
+
+
+def _verdict(block: BlockProfile) -> str:
+    count = len(block.non_negotiable)
+    text = f"{count} of {len(block.components)} components non-negotiable, {block.pca.k} of {block.dim} directions kept"
+    return f"{text}; {block.note}" if block.note else text
+
+
+def _pilot(profile: CapabilityProfile) -> Table:
+    chosen = {block.block for block in profile.blocks}
+    rows = [[name, f"{drop:+.3f}", "chosen" if name in chosen else ""] for name, drop in profile.pilot.items()]
+    return "pilot: each block bypassed", ["block", "drop", ""], rows
+
+
+def _components(block: BlockProfile) -> Table:
+    rows = []
+    for shown in _rows(block.components):
+        cls = shown.cls.value + (" (undecided)" if shown.undecided else "")
+        name = shown.group or str(shown.index)
+        rows.append([name, f"{shown.variance_fraction:.1%}", f"{shown.drop:+.3f}", _interval(shown), str(shown.n), cls])
+    title = f"{block.block}: components projected out at {block.positions} positions"
+    return title, ["component", "variance", "drop", INTERVAL, "n", "class"], rows
+
+
+def _rows(components: Sequence[ComponentResult]) -> Iterator[ComponentResult]:
+    """One row per test: the members of a group share theirs."""
+    seen: set[str] = set()
+    for component in components:
+        if component.group is None or component.group not in seen:
+            seen.add(component.group or "")
+            yield component
+
+
+def _interval(measured: Any) -> str:
+    return f"{measured.low:+.3f} to {measured.high:+.3f}"
+
+
+def _reconstruction(profile: CapabilityProfile) -> Table:
+    rows = [
+        [
+            r.block or "all at once",
+            str(r.k),
+            f"{r.score:.3f}",
+            f"{r.drop:+.3f}",
+            str(r.n),
+            "ok" if r.passed else "too much",
+        ]
+        for r in profile.reconstruction
+    ]
+    return "reconstruction: only the kept directions left", ["block", "k", "score", "drop", "n", "result"], rows
+
+
+def _heads(profile: CapabilityProfile) -> Table:
+    rows = [[head.block, str(head.head), f"{head.drop:+.3f}", _interval(head)] for head in profile.heads]
+    return "attention heads silenced", ["block", "head", "drop", INTERVAL], rows
+
+
+def _perturbations(profile: CapabilityProfile) -> Table:
+    rows = [
+        [p.kind, str(p.magnitude), p.block or "", f"{p.score:.3f}", f"{p.drop:+.3f}", _interval(p), str(p.n)]
+        for p in profile.perturbations
+    ]
+    return "perturbations", ["kind", "magnitude", "block", "score", "drop", INTERVAL, "n"], rows
+
+
+def document(profile: CapabilityProfile) -> dict[str, Any]:
+    """Everything but the arrays, under the names of the tables."""
+    return {title: [dict(zip(headers, row, strict=True)) for row in rows] for title, headers, rows in tables(profile)}

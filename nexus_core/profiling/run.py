@@ -80,12 +80,12 @@ class Profiler:
         started = time.monotonic()
         settings = self.settings
         samples = draw_samples(self.metric, settings.sample_size + settings.verify, settings.seed, settings.data)
+        sites = find_sites(self.teacher, self.teacher.encode(samples[:2]))
         self.say(f"baseline on {len(samples)} samples")
         scorer = Scorer(self.teacher, self.metric, samples, self.heartbeat)
         order, verify = split_off(samples, settings.verify)
         self._refuse_hopeless(scorer)
         findings = _Findings()
-        sites = find_sites(self.teacher, self.teacher.encode(samples[:2]))
         pilot = self._pilot(scorer, sites, order, findings)
         chosen = self._choose(pilot, sites, scorer, findings)
         self.say(f"blocks: {', '.join(site.name for site in chosen) or 'none'}")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nexus_core.errors import ModelError
 from nexus_core.types import Teacher
 
 # Path parts that mark an attention module; `crossattention`, `SelfAttention` and `attn` all match.
@@ -85,7 +86,12 @@ def _record(teacher: Teacher, batch: Mapping[str, torch.Tensor]) -> tuple[list[_
 
 def _width_into(widths: dict[str, int], name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        widths[name] = hidden_of(output).shape[-1]
+        hidden = hidden_of(output)
+        if not torch.isfinite(hidden).all():
+            raise ModelError(
+                f"{name}: its output holds NaN or infinity", "check the checkpoint, or load it in another dtype"
+            )
+        widths[name] = hidden.shape[-1]
 
     return hook
 

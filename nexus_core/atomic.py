@@ -22,8 +22,13 @@ def write_atomic(path: Path, content: bytes) -> None:
     if target.exists():
         shutil.copymode(target, temporary)
     os.replace(temporary, target)
-    directory = os.open(target.parent, os.O_RDONLY)
+    sync_directory(target.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the renames and removals in a directory survive a power cut."""
+    directory = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(directory)  # the rename itself must survive a power cut
+        os.fsync(directory)
     finally:
         os.close(directory)

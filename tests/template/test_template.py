@@ -106,7 +106,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(NexusError, match="cannot write .*No space left"):
+    with pytest.raises(NexusError, match=r"cannot write .*No space left"):
         generate(Kind.TOWER, "demo", tmp_path)
     assert list(tmp_path.iterdir()) == []
 

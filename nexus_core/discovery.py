@@ -163,7 +163,10 @@ def _requirement(text: str) -> Requirement:
         raise Quarantine(f"its metadata holds an invalid requirement {text!r}") from error
 
 
-def _check_requirement(requirement: Requirement) -> None:
+def _check_requirement(requirement: Requirement, above: tuple[str, ...] = ()) -> None:
+    """`above` are the requirements that led here by way of extras: an extra may name itself."""
+    if str(requirement) in above:
+        return
     try:
         dist = importlib.metadata.distribution(requirement.name)
     except importlib.metadata.PackageNotFoundError:
@@ -173,7 +176,7 @@ def _check_requirement(requirement: Requirement) -> None:
     for extra in requirement.extras:  # `nexus-core[ml]` is met only when what the extra brings is there
         for needed in map(_requirement, dist.requires or ()):
             if needed.marker and needed.marker.evaluate({"extra": extra}) and not needed.marker.evaluate({"extra": ""}):
-                _check_requirement(needed)
+                _check_requirement(needed, (*above, str(requirement)))
 
 
 def _import(ref: PluginRef) -> ModuleType:

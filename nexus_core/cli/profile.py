@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nexus_core.registry import Registry, TeacherRow
 
 OUTPUT = "niwt_stage2_output"
+SIGNALS = "signals"
 RUN = click.Path(path_type=Path, file_okay=False)
 
 
@@ -26,6 +27,9 @@ RUN = click.Path(path_type=Path, file_okay=False)
 @click.option("--layers", default="auto", show_default=True, help="Block names, comma-separated, or auto.")
 @click.option(
     "--sample-size", type=click.IntRange(min=8), help="Samples to profile on (the registry says how many by default)."
+)
+@click.option(
+    "--signals", type=click.IntRange(min=0), help="Train samples to keep the teacher's signals of; as --sample-size."
 )
 @click.option("--data", help="A file or directory of yours, or a benchmark that the capability knows.")
 @click.option(
@@ -54,7 +58,9 @@ def command(ctx: click.Context, /, teacher: str | None, capability: str | None, 
 def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
     from nexus_core.cli.context import load_teacher, open_plugins, open_registry
     from nexus_core.profiling.artifacts import ProfileStore
+    from nexus_core.profiling.cache import SignalCache
     from nexus_core.profiling.run import Profiler, weights_hash
+    from nexus_core.profiling.signals import Collector
 
     registry = open_registry()
     row = registry.teacher(teacher_id)
@@ -64,15 +70,23 @@ def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
     metric = plugins.capability_metric(contract.capability)
     teacher = load_teacher(plugins, row)
     store = ProfileStore(options["run"] / OUTPUT)
-    if options["resume"] and _finished(store, row.id, contract.capability, weights_hash(teacher)):
-        click.echo(f"{row.id}/{contract.capability} is profiled already; nothing to do")
-        return
     progress = _Progress(f"{row.id}/{contract.capability}")
-    profiler = Profiler(plugins, teacher, metric, contract, _settings(registry, options), progress.say, progress.beat)
-    profile, _ = profiler.run()
-    _store(store, profile, registry)
-    _print(profile)
-    click.echo(f"stored in {store.root / 'profiles' / row.id / contract.capability}")
+    settings = _settings(registry, options)
+    weights = weights_hash(teacher)
+    if options["resume"] and _finished(store, row.id, contract.capability, weights):
+        progress.say("profiled already")
+    else:
+        profiler = Profiler(plugins, teacher, metric, contract, settings, progress.say, progress.beat)
+        profile, _ = profiler.run()
+        _store(store, profile, registry)
+        _print(profile)
+    # Signals are taken in the bases as stored (at half precision), since those are what the student will be held to.
+    profile = store.read(row.id, contract.capability, weights)
+    cache = SignalCache(options["run"] / SIGNALS, {row.id: weights})
+    wanted = settings.sample_size if options["signals"] is None else options["signals"]
+    collector = Collector(teacher, metric, profile, cache, progress.say, progress.beat)
+    collector.collect(wanted, settings.seed, settings.data)
+    click.echo(f"stored in {store.root / 'profiles' / row.id / contract.capability} and {cache.directory}")
     if not any(block.non_negotiable for block in profile.blocks):
         for note in [*profile.notes, *(block.note for block in profile.blocks)]:
             click.echo(f"note: {note}", err=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from nexus_core import printable
 from nexus_core.types import Kind
 
 if TYPE_CHECKING:
@@ -194,10 +195,13 @@ def _import(ref: PluginRef) -> ModuleType:
 
 
 def one_line(error: BaseException) -> str:
-    """`Type: message` on one line, with the place for a syntax error."""
+    """`Type: message` on one short line, with the place for a syntax error."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
-    text = " ".join(str(error).split())
+        return printable.one_line(f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})", printable.LIMIT)
+    try:
+        text = printable.one_line(str(error), printable.LIMIT)
+    except Exception:  # a foreign __str__ may raise as well
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -13,6 +13,7 @@ import click
 from nexus_core import __version__
 from nexus_core.cli.lazy import LazyGroup
 from nexus_core.errors import NexusError
+from nexus_core.printable import one_line
 
 COMMANDS = {
     "doctor": ("nexus_core.cli.doctor:command", "Say what this machine is and what is missing or quarantined."),
@@ -98,13 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _say(message: str, hint: str, notes: Sequence[str] = ()) -> None:
-    print("error: " + _one_line(" ".join([message, *(f"({note})" for note in notes)])), file=sys.stderr)
+    print("error: " + one_line(" ".join([message, *(f"({note})" for note in notes)])), file=sys.stderr)
     if hint:
-        print(f"hint:  {_one_line(hint)}", file=sys.stderr)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+        print(f"hint:  {one_line(hint)}", file=sys.stderr)
 
 
 def _traceback(debug: bool) -> None:

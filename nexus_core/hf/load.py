@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_core.errors import ModelError
 from nexus_core.hf.config import read_config
+from nexus_core.hf.files import refuse_unsafe
 from nexus_core.types import Detection, LoadOptions, ModelSource
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def load_hf_teacher(
     from nexus_core.hf.quiet import quiet
     from nexus_core.hf.teacher import HFTeacher
 
-    _refuse_unsafe(source.path)
+    refuse_unsafe(source.path)
     config = _config(source.path, overrides or {})
     offline = {"local_files_only": options.local_files_only, "trust_remote_code": False}
     try:
@@ -97,28 +98,6 @@ def _keep_unpacked(model: Any) -> None:
             blocksize = layer.weight.quant_state.blocksize
             if layer.in_features % blocksize or layer.out_features % 32:
                 layer.support_avx512bf16_for_cpu = False
-
-
-def _refuse_unsafe(path: Path) -> None:
-    """Only safetensors are read: a pickle can run code, and a directory may hold both."""
-    weights = sorted(path.glob("*.safetensors"))
-    if not weights:
-        pickles = [p.name for p in sorted(path.iterdir()) if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
-        what = f"only pickled weights ({', '.join(pickles)})" if pickles else "no *.safetensors file"
-        raise ModelError(f"{path}: {what}", "convert the checkpoint to safetensors where you trust it")
-    _check_headers(path, weights)
-
-
-def _check_headers(path: Path, weights: Sequence[Path]) -> None:
-    """A truncated or damaged shard is named before anything is allocated for it."""
-    from safetensors import SafetensorError, safe_open
-
-    for shard in weights:
-        try:
-            with safe_open(shard, framework="pt") as file:
-                file.keys()
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{shard}: {error}", f"download {shard.name} again") from error
 
 
 def _precision(options: LoadOptions) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import nn
 from transformers import GenerationConfig
 
+from nexus_core.errors import ModelError
 from nexus_core.hf.blocks import find_blocks
 from nexus_core.hf.quiet import quiet
 from nexus_core.types import Detection, GenerateOptions, ModelSource, Sample, Teacher
@@ -29,8 +31,8 @@ class HFTeacher(Teacher):
         self._tokenizer = tokenizer
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
-            # Padding is masked out, so any id serves; eos is the only one that every tokenizer has.
-            self._tokenizer.pad_token = self._tokenizer.eos_token
+            # Padding is masked out, so any id serves; nearly every tokenizer has an eos.
+            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         self._blocks = find_blocks(model)
         self._limit = _context(model, tokenizer)
         self._counts_positions = "position_ids" in inspect.signature(model.forward).parameters
@@ -54,7 +56,13 @@ class HFTeacher(Teacher):
         if not getattr(self._tokenizer, "chat_template", None):
             return sample.prompt
         messages = [{"role": "user", "content": sample.prompt}]
-        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{self.source.path}: its chat template cannot be rendered: {error}",
+                "correct chat_template.jinja, or the chat_template in tokenizer_config.json",
+            ) from error
         return text
 
     def encode(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:

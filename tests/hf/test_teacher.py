@@ -143,7 +143,8 @@ def test_logits_are_those_of_transformers_itself(load, checkpoint):
     reference = AutoModelForCausalLM.from_pretrained(checkpoint("llama"), dtype=torch.float32).eval()
     batch = teacher.encode(SAMPLES)
     with torch.inference_mode():
-        assert torch.equal(teacher.forward(batch).logits, reference(**batch).logits)
+        # Not bit for bit: where the allocator puts the weights decides which kernel adds them up.
+        torch.testing.assert_close(teacher.forward(batch).logits, reference(**batch).logits, atol=1e-6, rtol=1e-6)
 
 
 def test_a_prompt_longer_than_the_model_loses_its_beginning(load):

@@ -75,6 +75,13 @@ def test_a_value_of_another_type_fails() -> None:
     assert METRIC.score(sample, "def f(x):\n    return (1, 2)") == 0.0
 
 
+def test_programs_that_misbehave_score_zero_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    samples = verify(5)
+    outputs = [s.target for s in samples[:2]] + ["import os\nos._exit(3)"] * 2 + ["import ctypes\nctypes.string_at(0)"]
+    assert METRIC.score_all(samples, outputs) == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert "stopped 2 of 5 programs: exited by itself with status 3 2" in caplog.text
+
+
 def test_baselines_are_near_zero_and_one_per_sample() -> None:
     request = SampleRequest(Split.VERIFY, n=100)
     samples = verify(100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from nexus_capability_code.generator import generate
 from nexus_capability_code.sandbox import Call, Limits, Outcome, Program, Sandbox
 from nexus_core.types import CapabilityMetric, Direction, GenerateOptions, Sample, SampleRequest, Split
 
+log = logging.getLogger(__name__)
 BASELINE_SAMPLES = 2000  # training samples that the baselines may look at
 
 
@@ -40,6 +42,10 @@ class CodeMetric(CapabilityMetric):
 
     def score_all(self, samples: Sequence[Sample], outputs: Sequence[Any]) -> list[float]:
         outcomes = self.outcomes(samples, outputs)
+        stopped = Counter(outcome.stopped for outcome in outcomes if outcome.stopped)
+        if stopped:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in stopped.most_common())
+            log.warning("the sandbox stopped %d of %d programs: %s", stopped.total(), len(outcomes), reasons)
         return [float(passed(sample, outcome)) for sample, outcome in zip(samples, outcomes, strict=True)]
 
     def outcomes(self, samples: Sequence[Sample], outputs: Sequence[Any]) -> list[Outcome]:

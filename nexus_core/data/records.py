@@ -84,7 +84,7 @@ class LoaderOptions:
     bad_rows: str = "raise"
     reservoir: int = 200
     stratum: str | None = None
-    shuffle_records: int = 8192
+    shuffle_records: int = 2048
     shuffle_bytes: int = 16 * MIB
     max_line_bytes: int = 64 * MIB
     max_ratio: int = 200

@@ -1,7 +1,8 @@
-"""A small uniform sample of a long stream, in constant memory (Vitter's algorithm R)."""
+"""A small uniform sample of a long stream, in constant memory."""
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,42 +16,47 @@ MAX_STRATA = 64
 
 
 class Reservoir:
-    """The first `size` records, then record i replaces one of them with probability `size`/i."""
+    """The first `size` records, then record i replaces a random one of them with probability `size`/i.
+
+    The number of records to pass over is drawn at once (Li 1994, algorithm L), which has the same distribution as one
+    draw per record and costs nothing for a record that is passed over. `_bar` is the largest of the `size` smallest of
+    i uniform numbers, one for each record so far: a record is taken when its own would be smaller.
+    """
 
     def __init__(self, size: int, seed: int) -> None:
         self._size = size
         self._random = random.Random(f"nexus-reservoir:{seed}")
         self._kept: list[Record] = []
         self._bytes = 0
-        self._slot = 0
+        self._bar = 1.0
 
     def add(self, i: int, record: Record) -> int:
-        """Take record number `i` (from 1); give the number of the next one to take.
-
-        The draws for the records in between are made here, one each, so that they cost no call.
-        """
-        if len(self._kept) < self._size and i <= self._size:
-            self._kept.append(record)
-        elif self._slot < len(self._kept):
-            self._bytes -= _weight(self._kept[self._slot])
-            self._kept[self._slot] = record
-        self._bytes += _weight(record)
-        while self._bytes > BUDGET and len(self._kept) > 1:
-            self._bytes -= _weight(self._kept.pop(self._random.randrange(len(self._kept))))
-            self._size = len(self._kept)
-        return self._next(i)
-
-    def _next(self, i: int) -> int:
-        draw, size = self._random.random, self._size
-        i += 1
-        if i <= size:
-            return i
-        if size == 0:
+        """Take record number `i` (from 1), the one that was asked for; give the number of the next one to take."""
+        if not self._size:
             return sys.maxsize
-        while (slot := int(draw() * i)) >= size:
-            i += 1
-        self._slot = slot
-        return i
+        if i <= self._size:
+            self._kept.append(record)
+        else:
+            slot = self._random.randrange(self._size)
+            self._bytes -= _weight(self._kept[slot])
+            self._kept[slot] = record
+        self._bytes += _weight(record)
+        if i >= self._size:
+            self._bar *= self._uniform() ** (1 / self._size)
+        while self._bytes > BUDGET and len(self._kept) > 1:
+            self._shrink(i)
+        if i < self._size:
+            return i + 1
+        return i + 1 + int(math.log(self._uniform()) / math.log1p(-self._bar))
+
+    def _shrink(self, i: int) -> None:
+        """Give up a random record: what is left is a uniform sample of a smaller size."""
+        self._bytes -= _weight(self._kept.pop(self._random.randrange(len(self._kept))))
+        self._size = len(self._kept)
+        self._bar = self._random.betavariate(self._size, i - self._size + 1)
+
+    def _uniform(self) -> float:
+        return 1.0 - self._random.random()  # in (0, 1]: its logarithm exists
 
     @property
     def records(self) -> list[Record]:
@@ -99,6 +105,30 @@ class StratifiedReservoir:
                 records = random.Random(f"nexus-stratum:{self._seed}:{name}").sample(records, part)
             kept.extend(records)
         return kept
+
+
+class Sampler:
+    """Feeds a reservoir from blocks of records, a part of a block at a time. Only the records it takes cost anything."""
+
+    def __init__(self, reservoir: Reservoir | StratifiedReservoir) -> None:
+        self._reservoir = reservoir
+        self._earlier = 0
+        self._pick = 1
+
+    def take(self, records: Sequence[Record], n: int) -> None:
+        """The first `n` records of the current block were handed out."""
+        while self._pick <= self._earlier + n:
+            self._pick = self._reservoir.add(self._pick, records[self._pick - self._earlier - 1])
+
+    def finish(self, records: Sequence[Record]) -> None:
+        """The whole block was handed out."""
+        self.take(records, len(records))
+        self._earlier += len(records)
+
+    @property
+    def records(self) -> list[Record]:
+        """The sample so far."""
+        return self._reservoir.records
 
 
 def _seed_of(seed: int, name: str) -> int:

@@ -59,7 +59,7 @@ class RowMapper:
         if set(map(type, rows)) != {dict}:
             return None
         layout = tuple(rows[0])
-        if "uncensored" in layout or set(map(tuple, rows)) != {layout}:
+        if "uncensored" in layout or not all(map(layout.__eq__, map(tuple, rows))):
             return None
         pair = self._options.keys or _pair_of(rows[0])
         if pair is None or pair[0] not in layout or pair[1] not in layout:

@@ -119,7 +119,7 @@ def _split(stream: BinaryIO, carry: bytes, offset: int, limit: int, name: str) -
         carry = b"" if ended else lines.pop()
         if ended and lines[-1] == b"":
             lines.pop()
-        size = sum(map(len, lines)) + len(lines)
+        size = length - len(carry)
         if size > limit and max(map(len, lines)) > limit:
             raise _too_long(name, offset, limit)
         if lines:

@@ -1,4 +1,4 @@
-"""Representative samples: algorithm R, and its stratified form."""
+"""Representative samples: the reservoir, and its stratified form."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def test_rare_strata_are_kept(write_jsonl):
 
 def test_a_stratum_must_exist_and_have_few_values(write_jsonl):
     path = write_jsonl("a.jsonl", [{"input": f"{i}", "target": "", "n": i} for i in range(100)])
-    with pytest.raises(DataError, match="keys found: input, target, n"):
-        list(StreamingDataLoader(path, options=LoaderOptions(stratum="level")))
-    with pytest.raises(DataError, match="more than 64 different values"):
-        list(StreamingDataLoader(path, options=LoaderOptions(stratum="n")))
+    for field, what in (("level", "keys found: input, target, n"), ("n", "more than 64 different values")):
+        loader = StreamingDataLoader(path, options=LoaderOptions(stratum=field))
+        with pytest.raises(DataError, match=what):
+            list(loader)
+            loader.representative_samples  # noqa: B018

@@ -60,7 +60,8 @@ class PCA:
 
     def reconstruct(self, coords: Any) -> Array:
         """The rows (n, d) that have these coordinates (n, k): `mean + coords @ basis`."""
-        return self.mean + float64(coords) @ self.basis
+        rows: Array = self.mean + float64(coords) @ self.basis
+        return rows
 
     def select(self, indices: Sequence[int]) -> PCA:
         """The same PCA with only these components, in this order; none of them is a valid choice."""

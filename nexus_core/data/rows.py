@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
-from itertools import count, repeat
-from operator import itemgetter
 from typing import Any
 
 from nexus_core.data.records import Chunk, LoaderOptions, Record
@@ -25,7 +22,6 @@ MARKED = (True, "true", "True", "TRUE", "yes", "1")  # 1 equals True
 ASSISTANTS = frozenset({"assistant", "gpt", "model", "chatbot", "bot"})
 UNDERSTOOD = ", ".join(f"{a}/{b}" for a, b in PAIRS) + ", messages (chat), conversations (chat)"
 Build = Callable[[dict[str, Any]], tuple[str, str]]
-_record = partial(tuple.__new__, Record)  # Record(...) without its Python-level __new__, which costs more than a parse
 
 
 class _BadRow(Exception):
@@ -46,23 +42,34 @@ class RowMapper:
         rows = chunk.rows
         if not rows:
             return []
-        pair = ("input", "target") if chunk.mapped else self._plain_pair(rows)
-        if pair is not None:
-            inputs = list(map(itemgetter(pair[0]), rows))
-            targets = list(map(itemgetter(pair[1]), rows))
-            if set(map(type, inputs)) == {str} == set(map(type, targets)):
-                return list(map(_record, zip(inputs, targets, rows, repeat(chunk.source), count(chunk.first))))
-        return [record for i, row in enumerate(rows) if (record := self._one(chunk, i, row)) is not None]
+        return self._fast(chunk, rows) or [
+            record for i, row in enumerate(rows) if (record := self._one(chunk, i, row)) is not None
+        ]
 
-    def _plain_pair(self, rows: list[Any]) -> tuple[str, str] | None:
-        """The two keys, when all rows have the same keys and these name an input and a target directly."""
-        if set(map(type, rows)) != {dict}:
+    def _fast(self, chunk: Chunk, rows: list[Any]) -> list[Record] | None:
+        """The records, when all rows have the keys of the first and plain texts under them; this is most files."""
+        if type(rows[0]) is not dict:
             return None
         layout = tuple(rows[0])
-        if "uncensored" in layout or not all(map(layout.__eq__, map(tuple, rows))):
+        pair = ("input", "target") if chunk.mapped else self._plain_pair(rows[0], layout)
+        if pair is None:
             return None
-        pair = self._options.keys or _pair_of(rows[0])
-        if pair is None or pair[0] not in layout or pair[1] not in layout:
+        a, b = pair
+        source, new = chunk.source, tuple.__new__  # Record(...) has a Python-level __new__ that costs twice as much
+        try:
+            records: list[Any] = [
+                new(Record, (x, y, row, source, i))
+                for i, row in enumerate(rows, chunk.first)
+                if tuple(row) == layout and type(x := row[a]) is str and type(y := row[b]) is str
+            ]
+        except TypeError:  # a row that is a number, or a list
+            return None
+        return records if len(records) == len(rows) else None
+
+    def _plain_pair(self, row: dict[str, Any], layout: tuple[str, ...]) -> tuple[str, str] | None:
+        """The two keys, when they name an input and a target directly."""
+        pair = self._options.keys or _pair_of(row)
+        if pair is None or pair[0] not in layout or pair[1] not in layout or "uncensored" in layout:
             return None
         return None if pair == ("instruction", "output") and "input" in layout else pair
 

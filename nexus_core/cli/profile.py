@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nexus_core.cli.lazy import LazyGroup
 from nexus_core.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ SIGNALS = "signals"
 RUN = click.Path(path_type=Path, file_okay=False)
 
 
-@click.group(invoke_without_command=True)
+FEATURES = {
+    "features": ("nexus_core.cli.profile_sae:features", "Compare a profile with a sparse autoencoder's features.")
+}
+
+
+@click.group(cls=LazyGroup, lazy=FEATURES, invoke_without_command=True)
 @click.option("--teacher", help="The teacher's id in the registry.")
 @click.option("--capability", help="What to profile it for.")
 @click.option("--layers", default="auto", show_default=True, help="Block names, comma-separated, or auto.")

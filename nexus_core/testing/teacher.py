@@ -36,7 +36,8 @@ class _TeacherCase(Conformance):
 
     def claim(self, path: Path) -> Any:
         """What this plugin alone says of what lies in `path`."""
-        answers = self.alone.answers(self.kind, "detect_model_category", self.subject.key, source=ModelSource(self.locate(path)))
+        source = ModelSource(self.locate(path))
+        answers = self.alone.answers(self.kind, "detect_model_category", self.subject.key, source=source)
         return next((detection for _, detection in answers), None)
 
 

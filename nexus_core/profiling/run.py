@@ -149,41 +149,53 @@ class Profiler:
     ) -> None:
         last = max((site.index for site in chosen), default=0)
         done: list[tuple[measure.Spectrum, Sequence[int]]] = []
-        pooled = getattr(self.metric, "pooled", False)
         for site in chosen:
             k = self.settings.k_middle if 0 < site.index < last else self.settings.k
             self.say(f"{site.name}: spectrum and causal test")
-            (spectrum,) = measure.spectra(scorer, [site], order, k, pooled)
+            # One block per pass: a covariance of a wide model is large, and only one is in memory at a time.
+            (spectrum,) = measure.spectra(scorer, [site], order, k, self._pooled)
             components, note = self._classify(scorer, spectrum, order)
             kept, tried = measure.reconstruct(
                 scorer, spectrum, components, verify, self.settings.max_drop, self.settings.seed
             )
             findings.reconstruction += tried
             if not tried[-1].passed:
-                note = (
-                    f"{note}; even all {tried[-1].k} components lose {tried[-1].drop:.4g} on the verification samples"
-                )
+                lost = f"even all {tried[-1].k} components lose {tried[-1].drop:.4g} on the verification samples"
+                note = f"{note}; {lost}" if note else lost
             done.append((spectrum, kept))
-            protected = spectrum.pca.select(list(kept))
-            findings.blocks.append(
-                BlockProfile(
-                    block=site.name,
-                    index=site.index,
-                    dim=site.width,
-                    pooling="mean" if pooled else "tokens",
-                    positions="answer",
-                    pca=protected,
-                    component_indices=kept,
-                    coords=measure.pooled_coordinates(scorer, site, protected, order),
-                    explained_variance=tuple(spectrum.pca.fractions.tolist()),
-                    components=tuple(components),
-                    note="; ".join(filter(None, [note.lstrip("; "), spectrum.pca.note, *site.notes])),
-                )
-            )
-
+            findings.blocks.append(self._block(scorer, spectrum, components, kept, note, order))
         if len(done) > 1:
             together = measure.reconstruct_together(scorer, done, verify, self.settings.max_drop, self.settings.seed)
             findings.reconstruction.append(together)
+
+    @property
+    def _pooled(self) -> bool:
+        """Whether the capability is a property of the whole answer (who speaks), not of its tokens."""
+        return bool(getattr(self.metric, "pooled", False))
+
+    def _block(
+        self,
+        scorer: Scorer,
+        spectrum: measure.Spectrum,
+        components: Sequence[ComponentResult],
+        kept: tuple[int, ...],
+        note: str,
+        order: Sequence[int],
+    ) -> BlockProfile:
+        site, protected = spectrum.site, spectrum.pca.select(list(kept))
+        return BlockProfile(
+            block=site.name,
+            index=site.index,
+            dim=site.width,
+            pooling="mean" if self._pooled else "tokens",
+            positions="answer",
+            pca=protected,
+            component_indices=kept,
+            coords=measure.pooled_coordinates(scorer, site, protected, order),
+            explained_variance=tuple(spectrum.pca.fractions.tolist()),
+            components=tuple(components),
+            note="; ".join(filter(None, [note, spectrum.pca.note, *site.notes])),
+        )
 
     def _classify(
         self, scorer: Scorer, spectrum: measure.Spectrum, order: Sequence[int]

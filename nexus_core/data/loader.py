@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nexus_core.data.blob import Blob
-from nexus_core.data.discover import FileSet, because, discover
+from nexus_core.data.discover import discover
+from nexus_core.data.fileset import FileSet, because
 from nexus_core.data.kinds import reader_key
 from nexus_core.data.readers import READERS
 from nexus_core.data.records import Chunk, Context, LoaderOptions, Position, Record, Start
@@ -88,6 +89,7 @@ class StreamingDataLoader:
 
     def _rewind(self) -> None:
         self._skipped = Counter(self._files.skipped)
+        self._mapper = RowMapper(self._options, self._skipped, self._allow_uncensored)
         self._sampler = Sampler(self._new_reservoir())
         at = self._begin
         place = _Place(at.file, at.size, at.row, at.line, at.offset)
@@ -101,7 +103,8 @@ class StreamingDataLoader:
             yield self._enter(block)
             seen += len(block.records)
         if not seen:
-            raise DataError(f"{self._files.root}: no records{because(self._skipped)}", "check that the files hold data")
+            why = f"{because(self._skipped)}{self._mapper.first_bad}"
+            raise DataError(f"{self._files.root}: no records{why}", "check that the files hold data")
 
     def _enter(self, block: _Block) -> Iterator[Record]:
         self._block, self._ahead = block, iter(block.records)
@@ -172,11 +175,10 @@ class StreamingDataLoader:
         """Blocks from where the iteration begins."""
         number, emitted, before = self._begin.block, self._begin.emitted, self._begin.taken
         records, size, start = list[Record](), 0, self._block.place
-        mapper = RowMapper(self._options, self._skipped, self._allow_uncensored)
         for place, chunk in self._chunks():
             if not records:
                 start = place
-            records += mapper.records(chunk)
+            records += self._mapper.records(chunk)
             size += chunk.size
             full = len(records) >= self._options.shuffle_records or size >= self._options.shuffle_bytes
             if records and (full or self._seed is None):

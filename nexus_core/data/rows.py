@@ -35,6 +35,7 @@ class RowMapper:
         self._options = options
         self._skipped = skipped
         self._allow_uncensored = allow_uncensored
+        self.first_bad = ""
         self._layouts: dict[tuple[str, ...], Build] = {}
 
     def records(self, chunk: Chunk) -> list[Record]:
@@ -84,6 +85,7 @@ class RowMapper:
         except _BadRow as bad:
             if self._options.bad_rows == "skip":
                 self._skipped["bad row"] += 1
+                self.first_bad = self.first_bad or f"; the first bad row is {chunk.place(i)}: {bad}"
                 return None
             raise DataError(
                 f"{chunk.place(i)}: {bad}",
@@ -125,7 +127,7 @@ def _pair_of(row: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _found(row: Mapping[str, Any]) -> str:
-    names = [str(key) for key in row][:20]
+    names = [str(key)[:60] for key in row][:20]
     return "keys found: " + (", ".join(names) if names else "none") + (", ..." if len(row) > 20 else "")
 
 
@@ -166,7 +168,7 @@ def _chat(messages: Any, who: str, what: str) -> tuple[str, str]:
         raise _BadRow(f"a chat of {len(messages)} message(s) has no question and answer")
     last = messages[-1]
     if str(last[who]).lower() not in ASSISTANTS:
-        raise _BadRow(f"the last message of the chat is by {last[who]!r}, not by the assistant")
+        raise _BadRow(f"the last message of the chat is by {str(last[who])[:60]!r}, not by the assistant")
     before = messages[:-1]
     if len(before) == 1:
         return _text(before[0], what), _text(last, what)

@@ -102,3 +102,11 @@ def test_many_keys_are_cut_short_in_the_message(write_jsonl):
         read(write_jsonl, {f"column{i}": i for i in range(500)})
     assert "column19, ..." in caught.value.message
     assert len(caught.value.message) < 500
+    with pytest.raises(DataError) as caught:
+        read(write_jsonl, {"k" * 100_000: 1})
+    assert len(caught.value.message) < 500
+
+
+def test_only_bad_rows_tell_what_was_wrong_with_the_first(write_jsonl):
+    with pytest.raises(DataError, match=r"left out: 2 bad row.*rows\.jsonl:1: no input and target.*keys found: text"):
+        read(write_jsonl, {"text": "a"}, {"text": "b"}, bad_rows="skip")

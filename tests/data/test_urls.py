@@ -110,3 +110,9 @@ def test_a_missing_library_for_a_protocol(monkeypatch):
     with pytest.raises(DataError, match="hf:// needs another library") as caught:
         StreamingDataLoader("hf://datasets/x/y")
     assert caught.value.hint == "pip install huggingface_hub"
+
+
+def test_a_hub_out_of_reach():
+    with pytest.raises(DataError, match="hf://datasets/x/y: cannot be reached") as caught:
+        StreamingDataLoader("hf://datasets/x/y")  # the tests run with HF_HUB_OFFLINE=1
+    assert "fetch the data first" in caught.value.hint

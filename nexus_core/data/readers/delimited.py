@@ -26,12 +26,14 @@ def _read(blob: Blob, context: Context, **dialect: Any) -> Iterator[Chunk]:
     limit = context.options.max_line_bytes
     if csv.field_size_limit() < limit:
         csv.field_size_limit(limit)  # process-wide, but it only ever grows: 128 KiB is less than one long document
-    reader = csv.reader(_lines(blob, limit), strict=True, **dialect)
+    fed = [0]
+    reader = csv.reader(_lines(blob, limit, fed), strict=True, **dialect)
     rows: list[dict[str, str]] = []
     lines: list[int] = []
     first = size = 0
     header: list[str] = []
     for cells in _cells(blob, reader):
+        fed[0] = 0
         if not cells:
             continue
         if not header:
@@ -75,7 +77,8 @@ def _cells(blob: Blob, reader: Any) -> Iterator[list[str]]:
         yield cells
 
 
-def _lines(blob: Blob, limit: int) -> Iterator[str]:
+def _lines(blob: Blob, limit: int, fed: list[int]) -> Iterator[str]:
+    """The lines; `fed[0]` counts what one row has taken so far, as a quote that is never closed takes everything."""
     number = 0
     for window in windows(blob, Start(), limit, "a table"):
         for line in decode_lines(blob.name, window):
@@ -84,5 +87,11 @@ def _lines(blob: Blob, limit: int) -> Iterator[str]:
                 raise DataError(
                     f"{blob.name}:{number}: a NUL character in a table",
                     "the file is damaged, or is UTF-16 without a byte order mark: convert it to UTF-8",
+                )
+            fed[0] += len(line)
+            if fed[0] > limit:
+                raise DataError(
+                    f"{blob.name}:{number}: a row of more than {limit} bytes ends nowhere before this line",
+                    "close the quotes, or raise LoaderOptions(max_line_bytes=...) if such a row is right",
                 )
             yield line + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -74,31 +75,52 @@ def decode_lines(name: str, window: Window) -> list[str]:
         raise undecodable(name, window.offset + error.start) from None
 
 
+@contextmanager
+def _opened(blob: Blob, start: Start, wanted: str) -> Iterator[tuple[BinaryIO, bytes, int, bool]]:
+    """The stream, as UTF-8, behind its byte order mark; what was read of it; its offset; whether that can be sought."""
+    with blob.open() as opened:
+        if start.offset:
+            opened.seek(start.offset)
+            yield opened, b"", start.offset, True
+            return
+        head = _read_full(opened, 16)
+        if head[:2] in UTF16:
+            raw = cast(BinaryIO, _Joined(head[2:], opened))
+            yield cast(BinaryIO, _Utf16(raw, blob.name, UTF16[head[:2]], 2)), b"", 0, False
+        elif head.startswith(codecs.BOM_UTF8):
+            yield opened, head[3:], 3, not blob.sequential
+        else:
+            refuse_disguise(blob.name, head, wanted)
+            yield opened, head, 0, not blob.sequential
+
+
 def windows(blob: Blob, start: Start, limit: int, wanted: str) -> Iterator[Window]:
     """The lines of `blob` from `start`, in windows of about `WINDOW` bytes; a line longer than `limit` is an error.
 
     A window is what fits in `WINDOW` bytes from its offset, or one longer line: it does not depend on where reading
     began. Memory is bounded by `limit`.
     """
-    with blob.open() as opened:
-        stream: BinaryIO = opened
-        offset, carry, seekable = start.offset, b"", not blob.sequential
-        if offset:
-            stream.seek(offset)
-        else:
-            head = _read_full(stream, 16)
-            carry, offset = head, 0
-            if head[:2] in UTF16:
-                stream = cast(
-                    BinaryIO, _Utf16(cast(BinaryIO, _Joined(head[2:], opened)), blob.name, UTF16[head[:2]], 2)
-                )
-                carry, seekable = b"", False
-            elif head.startswith(codecs.BOM_UTF8):
-                carry, offset = head[3:], 3
-            else:
-                refuse_disguise(blob.name, head, wanted)
+    with _opened(blob, start, wanted) as (stream, carry, offset, seekable):
         for window in _split(stream, carry, offset, limit, blob.name):
             yield window if seekable else Window(window.offset, window.size, window.lines, False)
+
+
+def pieces(blob: Blob, wanted: str) -> Iterator[str]:
+    """The text of `blob` in pieces of about `WINDOW` bytes, whatever its lines."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with _opened(blob, Start(), wanted) as (stream, data, offset, _):
+        ended = False
+        while not ended:
+            pending = len(decoder.getstate()[0])
+            try:
+                yield decoder.decode(data, final=False)
+            except UnicodeDecodeError as error:
+                raise undecodable(blob.name, offset - pending + error.start) from None
+            offset += len(data)
+            data = stream.read(WINDOW)
+            ended = not data
+        if decoder.getstate()[0]:
+            raise undecodable(blob.name, offset - len(decoder.getstate()[0]))
 
 
 def _split(stream: BinaryIO, carry: bytes, offset: int, limit: int, name: str) -> Iterator[Window]:

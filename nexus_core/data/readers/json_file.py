@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from nexus_core.data.blob import Blob
-from nexus_core.data.records import Chunk, Context, Start
-from nexus_core.data.text import WINDOW, decode_lines, windows
+from nexus_core.data.records import Chunk, Context
+from nexus_core.data.text import WINDOW, pieces
 from nexus_core.errors import DataError
 
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -95,25 +95,21 @@ class _Scanner:
         self.limit = limit
         self.line = 1
         self._blob = blob
-        self._pieces = self._read()
+        self._pieces = pieces(blob, "JSON")
         self._text = ""
         self._at = 0
         self._decode = json.JSONDecoder().raw_decode
-
-    def _read(self) -> Iterator[str]:
-        between = ""
-        for window in windows(self._blob, Start(), self.limit, "JSON"):
-            yield between + "\n".join(decode_lines(self._blob.name, window))
-            between = "\n"
 
     def _more(self) -> bool:
         """Make the window at least twice as long, so that a long element is scanned a few times and not hundreds."""
         parts = [self._text[self._at :]]
         self._at = 0
         wanted, got = max(WINDOW, len(parts[0])), 0
-        while got < wanted and (piece := next(self._pieces, "")):
+        for piece in self._pieces:
             parts.append(piece)
             got += len(piece)
+            if got >= wanted:
+                break
         self._text = "".join(parts)
         return got > 0
 

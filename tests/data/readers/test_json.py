@@ -115,3 +115,24 @@ def test_a_list_in_a_jsonl_file_says_what_is_wrong(tmp_path):
 def test_values_longer_than_the_limit(tmp_path, name):
     with pytest.raises(DataError, match="longer than 1000 bytes"):
         read(tmp_path / name, json.dumps({"input": "x" * 5000, "target": ""}), max_line_bytes=1000)
+
+
+@pytest.mark.parametrize("shape", ["list", "data"])
+def test_a_document_is_one_line_and_longer_than_the_limit_on_lines(tmp_path, shape):
+    text = json.dumps(ROWS if shape == "list" else {"data": ROWS})
+    assert "\n" not in text
+    assert len(text) > 400_000
+    assert len(read(tmp_path / "a.json", text, max_line_bytes=10_000)) == 2000
+
+
+def test_memory_does_not_grow_with_the_document(tmp_path):
+    import tracemalloc
+
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"data": ROWS * 10}))
+    next(iter(StreamingDataLoader(path)))  # imports
+    tracemalloc.start()
+    assert sum(1 for _ in StreamingDataLoader(path)) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 2

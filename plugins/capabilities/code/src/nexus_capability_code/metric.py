@@ -25,7 +25,7 @@ class CodeMetric(CapabilityMetric):
     name = "code"
     metric = "pass@1"
     direction = Direction.HIGHER
-    options = GenerateOptions(max_new_tokens=256)
+    options = GenerateOptions(max_new_tokens=256, batch_size=64)
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()

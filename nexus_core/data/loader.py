@@ -146,9 +146,12 @@ class StreamingDataLoader:
         return StratifiedReservoir(self._options.reservoir, seed, self._options.stratum)
 
     def _order_name(self) -> str:
+        """Everything beside the data that decides which record comes when: a position is good for the same only."""
+        options = self._options
+        rows = f"bad rows {options.bad_rows}, uncensored {self._allow_uncensored}, keys {options.keys}"
         if self._seed is None:
-            return "file order"
-        return f"seed {self._seed}, blocks {self._options.shuffle_records}/{self._options.shuffle_bytes}"
+            return f"file order, {rows}"
+        return f"seed {self._seed}, blocks {options.shuffle_records}/{options.shuffle_bytes}, {rows}"
 
     def _checked(self, position: Position, blank: Position) -> Position:
         for what, theirs, ours in (
@@ -174,18 +177,17 @@ class StreamingDataLoader:
     def _blocks(self) -> Iterator[_Block]:
         """Blocks from where the iteration begins."""
         number, emitted, before = self._begin.block, self._begin.emitted, self._begin.taken
-        records, size, start = list[Record](), 0, self._block.place
+        records, size, start = list[Record](), 0, None
         for place, chunk in self._chunks():
-            if not records:
-                start = place
+            start = start or place  # also when all rows of this chunk are left out: the block's bounds count its size
             records += self._mapper.records(chunk)
             size += chunk.size
             full = len(records) >= self._options.shuffle_records or size >= self._options.shuffle_bytes
             if records and (full or self._seed is None):
                 yield _Block(start, number, emitted, before, self._shuffled(records, number)[before:])
                 number, emitted, before = number + 1, emitted + len(records), 0
-                records, size = [], 0
-        if records:
+                records, size, start = [], 0, None
+        if records and start:
             yield _Block(start, number, emitted, before, self._shuffled(records, number)[before:])
 
     def _shuffled(self, records: list[Record], block: int) -> list[Record]:

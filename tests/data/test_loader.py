@@ -61,9 +61,26 @@ def test_resuming_anywhere_yields_exactly_the_rest(mixed, seed):
         for _ in range(taken):
             next(stream)
         text = json.dumps(dataclasses.asdict(loader.position))
-        assert len(text) < 400
+        assert len(text) < 500
         again = StreamingDataLoader(mixed, seed=seed, position=json.loads(text), options=SMALL_BLOCKS)
         assert list(again) == everything[taken:]
+
+
+def test_resuming_where_rows_are_left_out(write_jsonl):
+    """Runs of marked rows longer than a window: whole chunks give nothing, and a block still has the same bounds."""
+    rows = [{"input": f"{i} " + "x" * 80, "target": "", "uncensored": i // 1500 % 2 == 0} for i in range(12_000)]
+    path = write_jsonl("a.jsonl", rows)
+    for seed in (None, 3):
+        options = LoaderOptions(shuffle_records=100_000, shuffle_bytes=300_000)
+        loader = StreamingDataLoader(path, seed=seed, options=options)
+        everything = list(loader)
+        assert len(everything) == 6000
+        for taken in (1, 1500, 1501, 2999, 3000, 4000, 5999):
+            stream = iter(loader)
+            for _ in range(taken):
+                next(stream)
+            again = StreamingDataLoader(path, seed=seed, position=loader.position, options=options)
+            assert list(again) == everything[taken:]
 
 
 def test_the_seed_alone_decides_the_order(mixed):

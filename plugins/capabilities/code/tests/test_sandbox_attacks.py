@@ -27,7 +27,7 @@ CASES = [  # limits on time are the same on every machine, and take their time
 ]
 AUDITED = [case for case in ATTACKS if "forbids" in case["outcome"]]
 README = Path(__file__).parent.parent / "README.md"
-FAST = Limits(wall_s=1.0, cpu_s=1, memory_mb=128, audit=False)
+FAST = Limits(wall_s=1.5, cpu_s=1, memory_mb=128, audit=False)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox's kernel layers are Linux's")
 
@@ -135,9 +135,9 @@ def test_audit_hook_refuses_too(audited: Sandbox, outside: Outside, case: dict[s
 
 
 def test_cpu_limit_alone() -> None:
-    with Sandbox(workers=1, limits=replace(FAST, wall_s=20)) as box:
+    with Sandbox(workers=1, limits=replace(FAST, wall_s=60)) as box:
         outcome = box.run(Program("while True: pass", "f"), [])
-    assert outcome.stopped == "CPU limit" and 0.9 < outcome.cpu_s < 1.5
+    assert outcome.stopped == "CPU limit" and 0.9 < outcome.cpu_s < 3
 
 
 FORGERIES = {

@@ -131,7 +131,7 @@ class BoundedStream(io.RawIOBase):
             data = self._streams[0].read(size)
         except self._damage as error:
             raise DataError(
-                f"{self._bounds.name}: damaged or truncated after {self._bounds.given} bytes ({error or 'cut off'})",
+                f"{self._bounds.name}: damaged or truncated after {self._bounds.given} bytes ({str(error) or 'cut off'})",
                 "download or copy the file again; check its size",
             ) from None
         self._bounds.add(len(data))

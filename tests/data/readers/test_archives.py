@@ -178,6 +178,19 @@ def test_split_zips_are_named_and_the_error_tells_how_to_join_them(tmp_path, par
         assert ("zip -s 0" if part.startswith("a.z0") or part == "a.z17" else "cat") in caught.value.hint
 
 
+def test_a_member_that_ends_too_early_says_so(tmp_path):
+    """As `zip -s 0` leaves it behind when the parts were stored and not compressed."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jsonl", lines(4000))
+    data = path.read_bytes()
+    cut = data.index(lines(1, 2000))
+    directory = data.index(b"PK\x01\x02")
+    path.write_bytes(data[:cut] + data[directory:])
+    with pytest.raises(DataError, match=r"not a complete zip|damaged|truncated"):
+        list(StreamingDataLoader(path))
+
+
 def test_the_last_part_of_a_split_zip(tmp_path):
     path = pack(tmp_path / "a.zip", {"a.jsonl": lines(3)})
     data = bytearray(path.read_bytes())

@@ -4,7 +4,7 @@ Plain top-50 costs 300 bytes (an int32 id and an fp16 log-probability each) and 
 per token, beside one byte that says its length:
 
     count 7 | exact 7 | id parameter 5 | value parameter 4 | shaped tail 1 | deepest cell 9 | tail mass 15     (bits)
-    low bits of the id gaps | low bits of the depths | refinements of the exact entries | unary parts, up to a byte
+    low bits of the id gaps | low bits of the depths | low bits of log-probabilities | unary parts, up to a byte
 
 * Entries are sorted by id and the gaps Rice-coded: near the entropy of the set, about 11 bits an id for 50 of 32k.
 * A log-probability is an fp16 whose sign is known, so its 15-bit pattern grows as the token gets less likely. The upper
@@ -32,11 +32,12 @@ from nexus_core.profiling.cache.topk import (
     FLOOR,
     TopK,
     by_value,
-    exact_entries,
     from_patterns,
+    kept_bits,
+    kept_size,
     log_softmax,
-    middles,
     patterns,
+    rounded,
 )
 
 _HEADER = sum(FIELDS)
@@ -96,7 +97,7 @@ class LogitCodec:
         return self.vocabulary == other.vocabulary and shapes
 
     def log_probs(self, logits: Any) -> Floats:
-        """(T, V) float32 log-probabilities of raw logits, as the codec takes them; at least -200."""
+        """(T, V) float32 log-probabilities of raw logits, -199 at least; minus infinity is -200, at which sums work."""
         rows = np.asarray(logits.detach().float().cpu() if hasattr(logits, "detach") else logits, np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.vocabulary:
             raise DataError(
@@ -111,7 +112,8 @@ class LogitCodec:
                 f"token {token} of {len(rows)} has {what} logit",
                 "the teacher's forward pass overflowed or masked everything: load it in float32 and look at this sample",
             )
-        return np.maximum(log_softmax(rows), FLOOR)
+        found = log_softmax(rows)
+        return np.where(np.isneginf(found), FLOOR, np.maximum(found, FLOOR + 1))
 
     def encode(self, logits: Any) -> Packed:
         """Compress (T, V) logits or log-probabilities, numpy or torch. Minus infinity is a probability of 0."""
@@ -124,14 +126,15 @@ class LogitCodec:
         order = np.where(top.ids >= 0, top.ids, self.vocabulary).argsort(1)
         ids = np.take_along_axis(top.ids, order, 1).astype(np.int64)  # (T, K) ascending, padding last
         found = np.take_along_axis(patterns(top.log_probs), order, 1)
-        fine = np.take_along_axis(top.exact_entries, order, 1)
+        kept = kept_bits(found, ids, top.counts, top.exact)
         listed = ids >= 0
         deepest = np.where(listed, found >> FINE, 0).max(1, initial=0)  # (T,)
         gaps = np.where(listed, np.diff(ids, axis=1, prepend=-1) - 1, 0)
         depths = np.where(listed, deepest[:, None] - (found >> FINE), 0)
         id_low, depth_low = rice_cost(gaps, top.counts)[0], rice_cost(depths, top.counts)[0]
         header = np.stack([top.counts, top.exact, id_low, depth_low, top.shaped, deepest, patterns(top.tails)], 1)
-        return _write(header, gaps[listed], depths[listed], found[fine])
+        fine = (found & (1 << FINE) - 1) >> (FINE - kept)
+        return _write(header, gaps[listed], depths[listed], (fine[listed], kept[listed]))
 
     def decode(self, packed: Packed) -> TopK:
         """The lists that were packed, every kept value bit for bit."""
@@ -140,7 +143,8 @@ class LogitCodec:
             raise DataError(
                 f"{len(packed.data)} bytes of logits do not hold tokens of {int(lengths.sum())} bytes in all", _DAMAGED
             )
-        header, gaps, depths, refinements = _read(np.unpackbits(packed.data), lengths)
+        bits = np.unpackbits(packed.data)
+        header, gaps, depths, fine_starts = _read(bits, lengths)
         counts, exact, _, _, shaped, deepest, tails = header.T
         rows, places = ragged(counts)
         ids = np.full((len(counts), int(counts.max(initial=0))), -1)
@@ -149,9 +153,10 @@ class LogitCodec:
         cells = deepest[rows] - depths
         if (ids >= self.vocabulary).any() or (cells < 0).any() or (shaped.any() and self.shape is None):
             raise DataError(f"the logits are not those of a vocabulary of {self.vocabulary} with this tail", _DAMAGED)
-        found[rows, places] = middles(cells << FINE)
-        fine = exact_entries(found, ids, counts, exact)
-        found[fine] = found[fine] >> FINE << FINE | refinements
+        found[rows, places] = cells << FINE
+        kept = kept_bits(found, ids, counts, exact)[rows, places]
+        fine = take(bits, fine_starts[rows] + _sums(kept, counts) - kept, kept)
+        found[rows, places] = rounded(cells << FINE | fine << (FINE - kept), kept)
         order = by_value(found, ids, counts)
         ids = np.take_along_axis(ids, order, 1).astype(np.int32)
         values = from_patterns(np.take_along_axis(found, order, 1))
@@ -161,13 +166,13 @@ class LogitCodec:
 def _fields(header: Ints, starts: Ints) -> list[Ints]:
     """Where in the bits the sections of each token start: id lows, depth lows, refinements, unary parts; (T,) each."""
     counts, exact, id_low, depth_low = header.T[:4]
-    ends = np.cumsum([counts * id_low, counts * depth_low, exact * FINE], axis=0)
+    ends = np.cumsum([counts * id_low, counts * depth_low, kept_size(counts, exact)], axis=0)
     return [starts + _HEADER, *(starts + _HEADER + ends)]
 
 
-def _write(header: Ints, gaps: Ints, depths: Ints, found: Ints) -> Packed:
-    """`gaps` and `depths` (sum of counts,), `found` (sum of exact,): tokens end to end, entries by id."""
-    counts, exact, id_low, depth_low = header.T[:4]
+def _write(header: Ints, gaps: Ints, depths: Ints, fine: tuple[Ints, Ints]) -> Packed:
+    """`gaps`, `depths` and `fine`, low bits and how many, are (sum of counts,): tokens end to end, entries by id."""
+    counts, _, id_low, depth_low = header.T[:4]
     rows, places = ragged(counts)
     high, deep = gaps >> id_low[rows], depths >> depth_low[rows]  # unary parts
     gap_bits = np.bincount(rows, high + 1, len(counts)).astype(np.int64)
@@ -177,18 +182,17 @@ def _write(header: Ints, gaps: Ints, depths: Ints, found: Ints) -> Packed:
     bits = np.zeros(int(lengths.sum()) * 8, np.uint8)
     for start, width, values in zip(_STARTS, FIELDS, header.T, strict=True):
         put(bits, starts + start, values, np.full(len(starts), width))
-    ids, cells, fine, unary = _fields(header, starts)
+    ids, cells, fine_starts, unary = _fields(header, starts)
     put(bits, ids[rows] + places * id_low[rows], gaps, id_low[rows])
     put(bits, cells[rows] + places * depth_low[rows], depths, depth_low[rows])
-    fine_rows, fine_places = ragged(exact)
-    put(bits, fine[fine_rows] + fine_places * FINE, found, np.full(len(found), FINE))
+    put(bits, fine_starts[rows] + _sums(fine[1], counts) - fine[1], *fine)
     put_unary(bits, unary, high, rows)
     put_unary(bits, unary + gap_bits, deep, rows)
     return Packed(np.packbits(bits), lengths.astype(np.uint8))
 
 
 def _read(bits: NDArray[np.uint8], lengths: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """What `_write` wrote: header (T, 7), gaps, depths, refinements."""
+    """What `_write` wrote: header (T, 7), gaps, depths; and where each token's refinements start, (T,)."""
     stops = np.cumsum(lengths) * 8
     starts = stops - lengths * 8
     columns = [take(bits, starts + at, np.full(len(starts), n)) for at, n in zip(_STARTS, FIELDS, strict=True)]
@@ -205,9 +209,7 @@ def _read(bits: NDArray[np.uint8], lengths: Ints) -> tuple[Ints, Ints, Ints, Int
     first = places_twice < counts[twice]  # a token's unary parts: all of its ids, then all of its cells
     gaps = quotients[first] << id_low[rows] | take(bits, ids[rows] + places * id_low[rows], id_low[rows])
     depths = quotients[~first] << depth_low[rows] | take(bits, cells[rows] + places * depth_low[rows], depth_low[rows])
-    fine_rows, fine_places = ragged(exact)
-    refinements = take(bits, fine[fine_rows] + fine_places * FINE, np.full(len(fine_rows), FINE))
-    return header, gaps, depths, refinements
+    return header, gaps, depths, fine
 
 
 def _sums(values: Ints, counts: Ints) -> Ints:

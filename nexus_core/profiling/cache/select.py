@@ -1,9 +1,9 @@
 """Which entries of a distribution to list, under a cap of bytes.
 
 The list ends where KL(truth || listed) is both no worse than that of plain top-50 on this very token and below
-`target_kl`. If the cap allows that with every entry exact, every entry is. Otherwise as many entries as fit are listed,
-at least `exact` of them exact: one more entry in the list is worth far more than six more bits of one (a cell's rounding
-costs about p * width ** 2 / 24 nats, a missing entry about p).
+`target_kl`, every entry exact. If the cap comes first and plain top-50 is not matched, precision is given up for length,
+step by step, until it is: rounding an entry costs about p * error ** 2 / 2 nats, and leaving one out about p. Of all steps
+the nearest to the truth is taken if none suffices.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from nexus_core.profiling.cache.tail import Floats, TailShape
 from nexus_core.profiling.cache.topk import (
     FINE,
     FLOOR,
+    LEAST,
     LIMIT,
+    MIDDLE,
     TopK,
     by_value,
-    exact_entries,
     from_patterns,
-    middles,
+    kept_bits,
+    kept_size,
     patterns,
+    rounded,
 )
 
 FIELDS = (7, 7, 5, 4, 1, 8, 15)
@@ -39,7 +42,8 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`cap`: bytes per token, all included. `reference`: entries of the plain list that must be matched."""
+    """`cap`: bytes per token, all included. `reference`: entries of the plain list to be matched. `exact`: entries that
+    a list which is too long for all to be exact has exact; twice as many are tried before, and down to a quarter after."""
 
     cap: int = 114
     reference: int = 50
@@ -64,11 +68,13 @@ def select(log_probs: Floats, shape: TailShape | None, rule: Rule) -> TopK:
     plain, shaped, mass = _divergences(log_probs, ids, top, shape)
     found = patterns(top.astype(np.float16))
     reference = plain[:, min(rule.reference, ids.shape[1])]
-    task = _Task(rule, np.minimum(plain, shaped), reference, _coarse(top, found), _price(ids, found))
+    task = _Task(rule, np.minimum(plain, shaped), reference, _costs(top, found), _price(ids, found))
     counts, exact = _decide(task, np.maximum((top > FLOOR).sum(1), 1))
     rows = np.arange(len(ids))
     with np.errstate(divide="ignore"):
-        tails = np.log(mass[rows, counts]).astype(np.float16)
+        tails = np.log(mass[rows, counts])
+    underflow = np.isneginf(tails) & ((log_probs > FLOOR).sum(1) > counts)
+    tails = np.where(underflow, LEAST, tails).astype(np.float16)
     better = shaped[rows, counts] < plain[rows, counts]
     return TopK(log_probs.shape[1], *_entries(ids, found, counts, exact), counts, exact, tails, better, shape)
 
@@ -80,7 +86,7 @@ class _Task:
     rule: Rule
     divergence: Doubles  # of a list of that many exact entries
     reference: Doubles  # (T,) of the plain list
-    coarse: Doubles  # what rounding the first n entries to their cells costs, in nats
+    rounding: tuple[Doubles, Doubles]  # nats that rounding the first n entries costs, to MIDDLE bits and to none
     price: Callable[[Ints], Ints]
 
     def largest(self, exact: int) -> Ints:
@@ -89,16 +95,24 @@ class _Task:
         low, high = np.ones(size, np.int64), np.full(size, self.divergence.shape[1] - 1, np.int64)
         while (low < high).any():
             middle = (low + high + 1) // 2
-            fits = self.price(middle) + FINE * np.minimum(middle, exact) <= self.rule.cap * 8
+            fits = self.price(middle) + kept_size(middle, np.full(size, exact)) <= self.rule.cap * 8
             low, high = np.where(fits, middle, low), np.where(fits, high, np.maximum(middle - 1, low))
         return low
+
+    def finest(self, counts: Ints) -> Ints:
+        """(T,) how many of `counts` entries can be exact in the bits that are left."""
+        spare = self.rule.cap * 8 - self.price(counts)
+        trials = np.arange(LIMIT + 1)
+        fits = kept_size(counts[:, None], trials) <= spare[:, None]
+        return np.asarray(np.minimum(np.maximum(fits.sum(1) - 1, 0), counts), np.int64)
 
     def nats(self, counts: Ints, exact: Ints) -> Doubles:
         """(T,) KL of lists of `counts` entries, `exact` of them exact."""
         rows = np.arange(len(counts))
-        return np.asarray(
-            self.divergence[rows, counts] + self.coarse[rows, counts] - self.coarse[rows, exact], np.float64
-        )
+        edge = np.minimum(3 * exact, counts)
+        middle, coarse = self.rounding
+        rounding = middle[rows, edge] - middle[rows, exact] + coarse[rows, counts] - coarse[rows, edge]
+        return np.asarray(self.divergence[rows, counts] + rounding, np.float64)
 
 
 def _decide(task: _Task, likely: Ints) -> tuple[Ints, Ints]:
@@ -110,13 +124,13 @@ def _decide(task: _Task, likely: Ints) -> tuple[Ints, Ints]:
     short = (wanted > counts) & (counts < likely)
     counts = np.minimum(counts, wanted)
     exact, nats = counts, task.nats(counts, counts)
+    short &= nats > task.reference + _NOISE
     # From many exact entries to few, until a list is as near as the plain one; where none is, the nearest is taken.
-    for least in (2 * task.rule.exact, task.rule.exact, task.rule.exact // 2, task.rule.exact // 4):
+    for share in (2, 1, 0.75, 0.5, 0.25):
         if not short.any():
             break
-        more = np.minimum(task.largest(least), likely)
-        spare = np.maximum(task.rule.cap * 8 - task.price(more), 0)
-        fine = np.minimum(more, spare // FINE)
+        more = np.minimum(task.largest(int(share * task.rule.exact)), likely)
+        fine = task.finest(more)
         now = task.nats(more, fine)
         nearer = short & (now < nats)
         counts, exact, nats = np.where(nearer, more, counts), np.where(nearer, fine, exact), np.where(nearer, now, nats)
@@ -124,10 +138,16 @@ def _decide(task: _Task, likely: Ints) -> tuple[Ints, Ints]:
     return counts, exact
 
 
-def _coarse(top: Floats, found: Ints) -> Doubles:
-    """(T, K + 1): nats that rounding the first n entries to their cells costs: p * error ** 2 / 2 each."""
-    error = from_patterns(middles(found)).astype(np.float64) - top
-    return np.pad((np.exp(top.astype(np.float64)) * error**2 / 2).cumsum(1), ((0, 0), (1, 0)))
+def _costs(top: Floats, found: Ints) -> tuple[Doubles, Doubles]:
+    """(T, K + 1) each: nats that rounding the first n entries costs, p * error ** 2 / 2 each."""
+    middle, coarse = (from_patterns(rounded(found, kept)).astype(np.float64) - top for kept in (MIDDLE, 0))
+    likely = np.exp(top.astype(np.float64)) / 2
+    return _from_zero(likely * middle**2), _from_zero(likely * coarse**2)
+
+
+def _from_zero(values: Doubles) -> Doubles:
+    """(T, K + 1): sums of the first 0, 1, ... K values."""
+    return np.pad(values.cumsum(1), ((0, 0), (1, 0)))
 
 
 def _likeliest(log_probs: Floats) -> Ints:
@@ -159,7 +179,7 @@ def _divergences(
     """
     rest = np.exp(log_probs)
     np.put_along_axis(rest, ids, 0, axis=1)  # summed on its own: subtraction would lose a small tail to rounding
-    likely = np.exp(top.astype(np.float64))  # (T, K)
+    likely = np.where(top > FLOOR, np.exp(top.astype(np.float64)), 0)  # (T, K)
     mass = _through(rest.sum(1), likely)
     own = _through(np.einsum("tv,tv->t", rest, log_probs), likely * top)
     entropy = own - mass * np.log(np.maximum(mass, 1e-300))
@@ -169,7 +189,7 @@ def _divergences(
         return uniform, uniform, mass
     weights = shape.log_weights - np.log(np.exp(shape.log_weights).sum(dtype=np.float64))  # (V,)
     spread = np.exp(weights[ids])
-    weight = np.pad(1 - spread.cumsum(1), ((0, 0), (1, 0)), constant_values=1)
+    weight = 1 - _from_zero(spread)
     cross = _through(rest @ weights.astype(np.float32), likely * weights[ids])
     shaped = entropy - cross + mass * np.log(np.maximum(weight, 1e-12))
     return uniform, shaped, mass
@@ -205,6 +225,6 @@ def _entries(ids: Ints, found: Ints, counts: Ints, exact: Ints) -> tuple[NDArray
     width = int(counts.max(initial=0))
     inside = np.arange(width) < counts[:, None]
     ids, found = np.where(inside, ids[:, :width], -1), np.where(inside, found[:, :width], 0x7C00)
-    found = np.where(exact_entries(found, ids, counts, exact) | ~inside, found, middles(found))
+    found = np.where(inside, rounded(found, kept_bits(found, ids, counts, exact)), found)
     order = by_value(found, ids, counts)
     return np.take_along_axis(ids, order, 1).astype(np.int32), from_patterns(np.take_along_axis(found, order, 1))

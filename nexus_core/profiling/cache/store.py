@@ -173,7 +173,8 @@ class SignalCache:
                 for i in range(len(reader)):
                     reader.sample(i).top_k()
             except DataError as error:
-                problems.append(error.message)
+                named = str(self.directory) in error.message
+                problems.append(error.message if named else f"{path.with_suffix('.npz')}: {error.message}")
         try:
             self.entries()
         except DataError as error:

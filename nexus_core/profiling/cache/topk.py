@@ -13,11 +13,15 @@ from nexus_core.profiling.cache.bits import Ints
 from nexus_core.profiling.cache.tail import Floats, TailShape
 
 FINE = 7
-"""Low bits of a log-probability's pattern that only exact entries keep."""
+"""Low bits of a log-probability's pattern that only exact entries keep whole."""
+MIDDLE = 2
+"""How many of these the entries after the exact ones keep; there are twice as many of them as of exact ones."""
 LIMIT = 127
 """Entries that the count field can say; a 32k vocabulary fits about 55 into 114 bytes, a vocabulary of 256 about 120."""
 FLOOR = np.float32(-200)
 """Stands for minus infinity in sums: its float32 exponential is 0, and 0 times it is 0 rather than NaN."""
+LEAST = np.float32(-104)
+"""About the log of the smallest float32: what a tail is said to hold that is possible but sums to 0."""
 _ID_BITS = 20
 
 
@@ -26,7 +30,8 @@ class TopK:
     """T distributions over `vocabulary` tokens. Rows are padded to K, the longest list: ids by -1, the rest by -inf.
 
     The first `counts` entries of a row are kept, the likeliest first. Of these, those in `exact_entries` hold the
-    teacher's log-probability in fp16 bit for bit; the others hold it to eight bits (half a nat between -4 and -8).
+    teacher's log-probability in fp16 bit for bit, twice as many after them to ten bits below the sign, and the others to
+    eight (an eighth and a half of a nat between -4 and -8).
     `tails` is the log of the mass of all tokens that are not listed. Where `shaped`, it is spread like `shape`.
     """
 
@@ -44,8 +49,8 @@ class TopK:
 
     @property
     def exact_entries(self) -> NDArray[np.bool_]:
-        """(T, K): which entries are the teacher's fp16 values bit for bit: the first `exact` by cell, then by id."""
-        return exact_entries(patterns(self.log_probs), self.ids, self.counts, self.exact)
+        """(T, K): which entries are the teacher's fp16 values bit for bit."""
+        return np.asarray(kept_bits(patterns(self.log_probs), self.ids, self.counts, self.exact) == FINE)
 
     def full(self, temperature: float = 1.0) -> Floats:
         """(T, V) normalised log-probabilities of the whole vocabulary, at any temperature."""
@@ -61,19 +66,21 @@ class TopK:
             rest = np.log(np.exp(rows).sum(1, dtype=np.float64))  # -inf where everything is listed
             rows += np.where(np.isneginf(rest), -np.inf, self.tails - rest).astype(np.float32)[:, None]
         rows[listed] = self.log_probs[listed_rows, places]
-        return log_softmax(np.divide(rows, temperature, dtype=np.float32))
+        rows /= np.float32(temperature)
+        return log_softmax(rows)
 
 
 def log_softmax(rows: Floats) -> Floats:
     """(T, V) float32; rows have at least one finite entry."""
-    shifted = rows - rows.max(1, keepdims=True)
-    # Rounding can lift a certain token above log 1.
-    return np.asarray(np.minimum(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)), 0), np.float32)
+    found: Floats = rows - rows.max(1, keepdims=True)
+    found -= np.log(np.exp(found).sum(1, keepdims=True))  # in place: at this size fresh memory costs more than sums
+    np.minimum(found, 0, out=found)  # rounding can lift a certain token above log 1
+    return found
 
 
 def kl_divergence(true: Floats, rebuilt: Floats) -> NDArray[np.float64]:
     """(T,) nats: KL(true || rebuilt) of normalised log-probabilities (T, V); what the truth rules out counts nothing."""
-    likely = np.exp(true.astype(np.float64))
+    likely = np.exp(true).astype(np.float64)
     with np.errstate(invalid="ignore"):
         terms = likely * (true.astype(np.float64) - rebuilt)
     return np.asarray(np.where(likely > 0, terms, 0).sum(1))
@@ -89,18 +96,30 @@ def from_patterns(found: Ints) -> NDArray[np.float16]:
     return np.where(found > 0, found | 0x8000, 0).astype(np.uint16).view(np.float16)
 
 
-def middles(found: Ints) -> Ints:
-    """Patterns as entries that are not exact hold them: the middle of the cell."""
-    return found >> FINE << FINE | 1 << (FINE - 1)
+def rounded(found: Ints, kept: Ints | int) -> Ints:
+    """Patterns of which only `kept` of the FINE low bits are stored: the middle of what they can have been."""
+    shift = np.asarray(FINE - kept)
+    return np.asarray(found >> shift << shift | (1 << shift) >> 1, np.int64)
 
 
-def exact_entries(found: Ints, ids: NDArray[np.signedinteger[Any]], counts: Ints, exact: Ints) -> NDArray[np.bool_]:
-    """(T, K): the first `exact` entries by cell, then by id; known to both sides before the low bits are."""
+def kept_bits(found: Ints, ids: NDArray[np.signedinteger[Any]], counts: Ints, exact: Ints) -> Ints:
+    """(T, K): FINE bits for the first `exact` entries by cell, then by id; MIDDLE for twice as many after them, then 0.
+
+    The order is known to both sides before the low bits are.
+    """
     places = np.arange(ids.shape[1])
     keys = np.where(places < counts[:, None], found >> FINE << _ID_BITS | ids, np.iinfo(np.int64).max)
     ranks = np.empty_like(keys)
     np.put_along_axis(ranks, keys.argsort(1), places[None, :], axis=1)
-    return np.asarray(ranks < exact[:, None])
+    ranks = np.where(places < counts[:, None], ranks, LIMIT * 3)
+    first = exact[:, None]
+    return np.asarray(np.where(ranks < first, FINE, np.where(ranks < 3 * first, MIDDLE, 0)), np.int64)
+
+
+def kept_size(counts: Ints, exact: Ints) -> Ints:
+    """Bits that `kept_bits` gives to a whole token."""
+    first = np.minimum(counts, exact)
+    return np.asarray(FINE * first + MIDDLE * (np.minimum(counts, 3 * exact) - first), np.int64)
 
 
 def by_value(found: Ints, ids: NDArray[np.signedinteger[Any]], counts: Ints) -> Ints:

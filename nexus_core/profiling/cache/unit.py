@@ -70,15 +70,13 @@ def _description(block: str, rows: Coefficients) -> dict[str, Any]:
 
 def _put_logits(arrays: Arrays, signals: Sequence[TeacherSignal]) -> dict[str, Any]:
     """Add the packed logits and the one tail shape that they share."""
-    codecs = [signal.codec for signal in signals]
-    first = codecs[0]
+    first = signals[0].codec
+    if len({signal.codec is None for signal in signals}) > 1:
+        raise DataError("some signals of a unit have logits and some have none", "compress all of them")
     if first is None:
-        if any(codec is not None for codec in codecs):
-            raise DataError("some signals of a unit have logits and some have none", "compress all of them")
         return {"vocabulary": 0, "step": None}
-    for codec in codecs:
-        if codec is not first and not (codec is not None and codec.same_as(first)):
-            raise DataError("the logits of a unit were packed by different codecs", "use one codec for the whole unit")
+    if any(signal.codec is not first and not first.same_as(signal.codec) for signal in signals if signal.codec):
+        raise DataError("the logits of a unit were packed by different codecs", "use one codec for the whole unit")
     packed = Packed.concatenate([signal.logits for signal in signals if signal.logits is not None])
     arrays |= {"logits": packed.data, "logit_sizes": packed.lengths}
     if first.shape is None:
@@ -97,12 +95,12 @@ class UnitReader:
             self._meta = json.loads(self._arrays["meta"].tobytes())
             self.key = str(self._meta["unit"])
             self.digests = tuple(name.decode() for name in self._arrays["digests"].tolist())
-            self._tokens = _starts(self._arrays["tokens"])
-            self._texts = _starts(self._arrays["text_sizes"].reshape(-1))
-            sizes = self._arrays.get("logit_sizes", np.zeros(0, np.uint8))
-            self._logits = _starts(sizes.astype(np.int64))
+            self._tokens = _starts(self._arrays["tokens"], self._arrays["token_ids"], self._arrays["offsets"])
+            self._texts = _starts(self._arrays["text_sizes"].reshape(-1), self._arrays["text"])
             self._codec = self._make_codec()
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            if self._codec is not None:
+                self._logits = _starts(self._arrays["logit_sizes"].astype(np.int64), self._arrays["logits"])
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{where} is not a unit of a signal cache ({error!r})", _REBUILD) from error
 
     def __len__(self) -> int:
@@ -112,6 +110,8 @@ class UnitReader:
         """The signal of sample `i`, in arrays of its own: keeping it does not keep the unit."""
         try:
             return self._sample(i)
+        except DataError as error:
+            raise DataError(f"{self.where}: {error.message}", _REBUILD) from error
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise DataError(f"{self.where}: sample {i} cannot be read ({error!r})", _REBUILD) from error
 
@@ -173,5 +173,9 @@ def _load(content: bytes, where: str) -> Arrays:
     return arrays
 
 
-def _starts(sizes: NDArray[Any]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+def _starts(sizes: NDArray[Any], *wholes: NDArray[Any]) -> NDArray[np.int64]:
+    """Where each of the pieces starts that `wholes` are laid out in, and where the last ends."""
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    if sizes.ndim != 1 or (sizes < 0).any() or any(len(whole) != starts[-1] for whole in wholes):
+        raise ValueError(f"sizes that add up to {starts[-1]} for arrays of {[len(whole) for whole in wholes]}")
+    return starts

@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from nexus_core.errors import ModelError
 from nexus_core.hf.blocks import find_blocks
+from nexus_core.hf.prefix import Prefix, continue_with, prefill
 from nexus_core.hf.quiet import quiet
 from nexus_core.types import Detection, GenerateOptions, ModelSource, Sample, Teacher
 
@@ -80,6 +81,16 @@ class HFTeacher(Teacher):
             mask[row, length - 1 - len(answer) : length - 1] = True  # left padding: answers end at the right edge
         return batch, mask
 
+    def prefill(self, samples: Sequence[Sample], options: GenerateOptions) -> Prefix | None:
+        """The prompts as read by the model, to be shared by many answers; None if it cannot share them."""
+        return prefill(self._model, self._pad(self._rows(samples, room=options.max_new_tokens)))
+
+    def continue_answers(
+        self, prefix: Prefix, copies: int, answers: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, Any], torch.Tensor]:
+        """Inputs for `copies` times these answers to the prompts of `prefix`, and the mask of the answer positions."""
+        return continue_with(self._model, prefix, copies, answers, int(self._tokenizer.pad_token_id))
+
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
         if self._counts_positions and "attention_mask" in batch and "position_ids" not in batch:
@@ -104,12 +115,18 @@ class HFTeacher(Teacher):
 
     @torch.inference_mode()
     def generate_tokens(
-        self, samples: Sequence[Sample], options: GenerateOptions, begun: Sequence[Sequence[int]] | None = None
+        self,
+        samples: Sequence[Sample],
+        options: GenerateOptions,
+        begun: Sequence[Sequence[int]] | None = None,
+        most: int | None = None,
     ) -> list[list[int]]:
         """Answer tokens of one batch, up to and with the end token.
 
-        `begun` are the first tokens of each answer; `options.max_new_tokens` counts them too.
+        `begun` are the first tokens of each answer. `most` ends answers earlier than `options.max_new_tokens` does (and
+        leaves the prompts as they are); both count what was begun.
         """
+        most = min(most or options.max_new_tokens, options.max_new_tokens)
         begun = begun or [[] for _ in samples]
         rows = self._rows(samples, room=options.max_new_tokens)
         batch = self._pad([[*row, *start] for row, start in zip(rows, begun, strict=True)])
@@ -123,13 +140,13 @@ class HFTeacher(Teacher):
         with quiet():
             output = self._model.generate(
                 **batch,
-                max_new_tokens=max(1, min(options.max_new_tokens - min(map(len, begun)), self._limit - length)),
+                max_new_tokens=max(1, min(most - min(map(len, begun)), self._limit - length)),
                 do_sample=sampling,
                 pad_token_id=self._tokenizer.pad_token_id,
                 **settings,
             )
         new = [self._until_end(row) for row in output[:, length:].tolist()]
-        return [[*start, *row][: options.max_new_tokens] for start, row in zip(begun, new, strict=True)]
+        return [[*start, *row][:most] for start, row in zip(begun, new, strict=True)]
 
     def decode_tokens(self, tokens: Sequence[Sequence[int]], options: GenerateOptions) -> list[str]:
         """Texts of answers, without special tokens and without what follows a stop string."""

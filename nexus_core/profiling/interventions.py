@@ -44,6 +44,11 @@ class Removable(Protocol):
 class Intervention(ABC):
     """A change to the forward pass."""
 
+    @property
+    def answers_only(self) -> bool:
+        """Whether it acts at answer positions only, so that prompts are read as without it."""
+        return False
+
     @abstractmethod
     def attach(self, rows: slice, positions: Positions) -> Removable:
         """Install the change for `rows` of every forward until the handle is removed."""
@@ -79,6 +84,10 @@ class Project(Intervention):
     basis: torch.Tensor  # V: (r, d), orthonormal rows
     mean: torch.Tensor  # (d,)
     keep: bool = False
+
+    @property
+    def answers_only(self) -> bool:
+        return True
 
     def attach(self, rows: slice, positions: Positions) -> RemovableHandle:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -119,6 +128,10 @@ class Together(Intervention):
     """Several interventions, on several blocks, as one."""
 
     parts: tuple[Intervention, ...]
+
+    @property
+    def answers_only(self) -> bool:
+        return all(part.answers_only for part in self.parts)
 
     def attach(self, rows: slice, positions: Positions) -> _Handles:
         return _Handles([part.attach(rows, positions) for part in self.parts])

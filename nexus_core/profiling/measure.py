@@ -25,7 +25,7 @@ from nexus_core.profiling.scoring import Scorer
 from nexus_core.profiling.sites import Site
 from nexus_core.types import Thresholds
 
-GROUP = 8  # components beyond the singly tested ones are projected out this many at a time
+GROUP = 16  # components beyond the singly tested ones are projected out this many at a time
 CHUNKS = 8  # parts of an MLP's channels that are silenced in turn
 
 

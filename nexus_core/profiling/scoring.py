@@ -8,8 +8,8 @@ positions). Only answers that part from the baseline are generated, from where t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +20,8 @@ from nexus_core.profiling.interventions import Intervention, Positions, applied
 from nexus_core.types import CapabilityMetric, GenerateOptions, Sample, Teacher
 
 LOGITS_BUDGET = 64 << 20  # bytes of logits in one forward; with activations this keeps the profiler under 300 MB
+CACHE_BUDGET = 64 << 20  # bytes of prompts' keys and values that one forward may share out
+SAMPLES = 32  # samples whose prompts are read together
 TOGETHER = 128  # parted answers that are generated in one batch; a step costs nearly the same for 8 rows and for 128
 # An intervened teacher may never end. No answer is followed beyond this many times the longest one of the untouched
 # teacher (and a few tokens): every condition, the baseline included, is scored under the same limit.
@@ -36,8 +38,18 @@ class TokenTeacher(Protocol):
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]: ...
 
     def generate_tokens(
-        self, samples: Sequence[Sample], options: GenerateOptions, begun: Sequence[Sequence[int]] | None = None
+        self,
+        samples: Sequence[Sample],
+        options: GenerateOptions,
+        begun: Sequence[Sequence[int]] | None = None,
+        most: int | None = None,
     ) -> list[list[int]]: ...
+
+    def prefill(self, samples: Sequence[Sample], options: GenerateOptions) -> Any: ...
+
+    def continue_answers(
+        self, prefix: Any, copies: int, answers: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, Any], torch.Tensor]: ...
 
     def decode_tokens(self, tokens: Sequence[Sequence[int]], options: GenerateOptions) -> list[str]: ...
 
@@ -57,6 +69,9 @@ class _Row:
 
     case: int
     sample: int
+
+
+_Parted = tuple[_Row, list[int]]  # a row whose answer is another one, and that answer's tokens so far
 
 
 class Scorer:
@@ -80,11 +95,9 @@ class Scorer:
         self.heartbeat = heartbeat
         self.positions = Positions()
         self.generated = self.skipped = 0  # answers that had to be generated, and those that a forward decided
-        self.options = metric.options
         self.baseline = self._baseline()
         longest = max((len(tokens) for tokens in self.baseline.tokens), default=0)
-        limit = min(metric.options.max_new_tokens, int(LENGTH_FACTOR * longest) + LENGTH_ROOM)
-        self.options = replace(metric.options, max_new_tokens=limit)
+        self.most = min(metric.options.max_new_tokens, int(LENGTH_FACTOR * longest) + LENGTH_ROOM)
 
     def _baseline(self) -> Baseline:
         tokens: dict[int, list[int]] = {}
@@ -105,7 +118,11 @@ class Scorer:
         answers = np.broadcast_to(self.baseline.scores[list(indices)], (len(cases), len(indices))).copy()
         place = {sample: column for column, sample in enumerate(indices)}
         parted: list[tuple[_Row, list[int]]] = []
-        for rows in self._chunks(cases, indices):
+        # A change at answer positions leaves the prompt as it was read, so prompts are read once for all such cases.
+        late = [case for case, change in enumerate(cases) if change is None or change.answers_only]
+        parted += self._parted_late(cases, late, indices)
+        early = [case for case in range(len(cases)) if case not in late]
+        for rows in self._chunks(early, indices):
             parted += self._parted(cases, rows)
             self.heartbeat()
         parted.sort(key=lambda item: (len(item[1]), item[0].case))  # alike in length, and each case's rows in one run
@@ -118,48 +135,77 @@ class Scorer:
         self.skipped += answers.size - len(parted)
         return answers
 
-    def _chunks(self, cases: Sequence[Intervention | None], indices: Sequence[int]) -> list[list[_Row]]:
+    def _chunks(self, early: Sequence[int], indices: Sequence[int]) -> Iterator[list[_Row]]:
         """Rows in forwards of bounded size: samples of like length together, each case's rows in one run."""
+        for some in self._runs(indices) if early else ():
+            per_forward = max(1, self._room(self._length(some[-1])) // len(some))
+            for first in range(0, len(early), per_forward):
+                yield [_Row(case, sample) for case in early[first : first + per_forward] for sample in some]
+
+    def _runs(self, indices: Sequence[int]) -> Iterator[list[int]]:
+        """Samples of like length, at most as many as fit one forward."""
         order = sorted(indices, key=lambda i: len(self.samples[i].prompt) + len(self.baseline.tokens[i]))
-        vocabulary = self.teacher.model.get_output_embeddings().weight.shape[0]
-        chunks: list[list[_Row]] = []
         start = 0
         while start < len(order):
-            length = self._length(order[min(start + 31, len(order) - 1)])
-            room = max(1, LOGITS_BUDGET // (4 * vocabulary * length))
-            some = order[start : start + min(32, room)]
+            longest = self._length(order[min(start + SAMPLES, len(order)) - 1])
+            some = order[start : start + min(SAMPLES, self._room(longest))]
             start += len(some)
-            per_forward = max(1, room // len(some))
-            for first in range(0, len(cases), per_forward):
-                group = range(first, min(first + per_forward, len(cases)))
-                chunks.append([_Row(case, sample) for case in group for sample in some])
-        return chunks
+            yield some
+
+    def _room(self, length: int) -> int:
+        """Rows of `length` tokens whose logits fit the budget."""
+        vocabulary = self.teacher.model.get_output_embeddings().weight.shape[0]
+        return max(1, LOGITS_BUDGET // int(4 * vocabulary * length))
 
     def _length(self, sample: int) -> int:
         batch, _ = self._encode([self.samples[sample]], [self.baseline.tokens[sample]])
         return int(batch["input_ids"].shape[1])
 
-    @torch.inference_mode()
-    def _parted(self, cases: Sequence[Intervention | None], rows: Sequence[_Row]) -> list[tuple[_Row, list[int]]]:
+    def _parted_late(
+        self, cases: Sequence[Intervention | None], late: Sequence[int], indices: Sequence[int]
+    ) -> Iterator[_Parted]:
+        """As `_parted`, for cases that act on answer positions only: the prompts are read once."""
+        for some in self._runs(indices) if late else ():
+            answers = [self.baseline.tokens[i] for i in some]
+            prefix = self.teacher.prefill([self.samples[i] for i in some], self.metric.options)
+            if prefix is None:
+                for rows in self._chunks(late, some):
+                    yield from self._parted(cases, rows)
+                continue
+            room = min(self._room(max(map(len, answers))), CACHE_BUDGET // max(1, prefix.row_bytes))
+            per_forward = max(1, room // len(some))
+            for first in range(0, len(late), per_forward):
+                group = late[first : first + per_forward]
+                rows = [_Row(case, sample) for case in group for sample in some]
+                inputs, mask = self.teacher.continue_answers(prefix, len(group), answers)
+                yield from self._compare(cases, rows, inputs, mask)
+                self.heartbeat()
+
+    def _parted(self, cases: Sequence[Intervention | None], rows: Sequence[_Row]) -> Iterator[_Parted]:
         """Rows whose answer parts from the baseline's, with the tokens up to and with the first other one."""
         tokens = [self.baseline.tokens[row.sample] for row in rows]
-        batch, mask = self._encode([self.samples[row.sample] for row in rows], tokens)
+        inputs, mask = self._encode([self.samples[row.sample] for row in rows], tokens)
+        yield from self._compare(cases, rows, inputs, mask)
+
+    @torch.inference_mode()
+    def _compare(
+        self, cases: Sequence[Intervention | None], rows: Sequence[_Row], inputs: dict[str, Any], mask: torch.Tensor
+    ) -> list[_Parted]:
         with applied(plan_of(cases, rows), self.positions):
             self.positions.mask = mask
-            said = self.teacher.forward(batch).logits.argmax(-1)  # (B, T)
-        parted: list[tuple[_Row, list[int]]] = []
-        for row, answer, line in zip(rows, tokens, said, strict=True):
-            length = line.shape[0]
-            own = line[length - 1 - len(answer) : length - 1].tolist()
+            said = self.teacher.forward(inputs).logits.argmax(-1)  # (B, T)
+        parted: list[_Parted] = []
+        for row, line, at in zip(rows, said, mask, strict=True):
+            answer, own = self.baseline.tokens[row.sample], line[at].tolist()
             first = next((i for i, (a, b) in enumerate(zip(own, answer, strict=True)) if a != b), None)
             if first is not None:
                 parted.append((row, [*answer[:first], own[first]]))
         return parted
 
-    def _finish(self, cases: Sequence[Intervention | None], group: Sequence[tuple[_Row, list[int]]]) -> list[float]:
+    def _finish(self, cases: Sequence[Intervention | None], group: Sequence[_Parted]) -> list[float]:
         """Generate the rest of answers that have parted, each under its own intervention, and score them."""
-        options = self.options
-        open_ = [i for i, (_, begun) in enumerate(group) if not self._ended(begun, options)]
+        options = self.metric.options
+        open_ = [i for i, (_, begun) in enumerate(group) if not self._ended(begun)]
         tokens = [list(begun) for _, begun in group]
         if open_:
             rows = [group[i][0] for i in open_]
@@ -167,7 +213,7 @@ class Scorer:
             samples = [self.samples[row.sample] for row in rows]
             with applied(plan_of(cases, rows), self.positions):
                 self.positions.mask = self._answer_mask(samples, begun)
-                done = self.teacher.generate_tokens(samples, options, begun)
+                done = self.teacher.generate_tokens(samples, options, begun, self.most)
             for i, answer in zip(open_, done, strict=True):
                 tokens[i] = answer
         outputs = self.teacher.decode_tokens(tokens, options)
@@ -183,14 +229,14 @@ class Scorer:
         self, samples: Sequence[Sample], answers: Sequence[Sequence[int]]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         encoded: tuple[dict[str, torch.Tensor], torch.Tensor] = self.teacher.encode_answers(
-            samples, answers, self.options
+            samples, answers, self.metric.options
         )
         return encoded
 
-    def _ended(self, begun: Sequence[int], options: GenerateOptions) -> bool:
+    def _ended(self, begun: Sequence[int]) -> bool:
         ends = self.teacher.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        return begun[-1] in ends or len(begun) >= options.max_new_tokens
+        return begun[-1] in ends or len(begun) >= self.most
 
     def encode(self, indices: Sequence[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Prompts with their baseline answers, and the mask (B, T) of the positions that predict the answers."""

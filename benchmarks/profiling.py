@@ -56,6 +56,8 @@ def subject(name: str) -> Subject:
 
 
 def planted() -> Subject:
+    from nexus_core.hf.threads import fit_threads
+
     path = ROOT / "tests" / "profiling" / "conftest.py"
     spec = importlib.util.spec_from_file_location("planted_teacher", path)
     assert spec is not None
@@ -64,7 +66,9 @@ def planted() -> Subject:
     spec.loader.exec_module(module)
     thresholds = Thresholds(0.02, 0.005)
     contract = Contract("lookup", "pack", "exact_match", Direction.HIGHER, 0.97, None, 1, 512, thresholds)
-    return Subject(Plugins([]), module.build(42).teacher, module.Lookup(), contract)
+    teacher = module.build(42).teacher
+    fit_threads(teacher.model)
+    return Subject(Plugins([]), teacher, module.Lookup(), contract)
 
 
 def settings(samples: int) -> Any:
@@ -113,24 +117,28 @@ def profile_once(name: str, samples: int) -> dict[str, Any]:
 
 
 def generate_all(scorer: Any, cases: Sequence[Any], indices: Sequence[int]) -> Any:
-    """The score of each sample under each intervention, every answer generated from its beginning."""
+    """The score of each sample under each intervention, every answer generated from its beginning, in batches as large
+    and of rows as alike in length as the profiler makes them."""
     import numpy as np
     import torch
 
     from nexus_core.profiling.interventions import applied
+    from nexus_core.profiling.scoring import TOGETHER, _Row, plan_of
 
     scores, options = np.zeros((len(cases), len(indices))), scorer.metric.options
-    order = sorted(range(len(indices)), key=lambda i: len(scorer.samples[indices[i]].prompt))
+    rows = [_Row(case, sample) for sample in indices for case in range(len(cases))]
+    rows.sort(key=lambda row: len(scorer.samples[row.sample].prompt))
     with torch.inference_mode():
-        for row, case in enumerate(cases):
-            for start in range(0, len(order), options.batch_size):
-                columns = order[start : start + options.batch_size]
-                samples = [scorer.samples[indices[i]] for i in columns]
-                with applied([(slice(0, len(samples)), case)], scorer.positions):
-                    scorer.positions.mask = scorer._answer_mask(samples, [[] for _ in samples])
-                    tokens = scorer.teacher.generate_tokens(samples, options)
-                outputs = scorer.teacher.decode_tokens(tokens, options)
-                scores[row, columns] = scorer.metric.score_all(samples, outputs)
+        for start in range(0, len(rows), TOGETHER):
+            group = sorted(rows[start : start + TOGETHER], key=lambda row: row.case)
+            samples = [scorer.samples[row.sample] for row in group]
+            with applied(plan_of(cases, group), scorer.positions):
+                scorer.positions.mask = scorer._answer_mask(samples, [[] for _ in samples])
+                tokens = scorer.teacher.generate_tokens(samples, options, None, scorer.most)
+            outputs = scorer.teacher.decode_tokens(tokens, options)
+            scores[[row.case for row in group], [row.sample for row in group]] = scorer.metric.score_all(
+                samples, outputs
+            )
     return scores
 
 
@@ -152,6 +160,7 @@ def beside_peer(name: str, components: int, rounds: int) -> dict[str, Any]:
     (spectrum,) = measure.spectra(scorer, [chosen], everyone, 64, pooled=False)
     picked = sorted({int(i) for i in np.linspace(0, spectrum.pca.k - 1, components)})
     cases = [spectrum.project([i]) for i in picked]
+    scorer.scores(cases[:1], everyone), generate_all(scorer, cases[:1], everyone)  # what only the first turn pays
     scorer.generated = scorer.skipped = 0
     found: dict[str, Any] = {"shortcut": [], "peer": [], "different": 0, "block": chosen.name, "components": picked}
     for _ in range(rounds):

@@ -14,7 +14,7 @@ from nexus_core.plugins import Membership, Plugins, from_names
 
 if TYPE_CHECKING:
     from nexus_core.registry import Registry, TeacherRow
-    from nexus_core.types import ModelSource, Teacher
+    from nexus_core.types import Teacher
 
 
 def open_registry(named: Collection[str] = ()) -> Registry:
@@ -55,7 +55,7 @@ def find_teacher(plugins: Plugins, target: str) -> Teacher:
 
     path = Path(target)
     if path.exists():
-        return _loaded(plugins, ModelSource(path))
+        return plugins.load_teacher(ModelSource(path))
     if path.parent != Path() or path.is_absolute():
         raise ModelError(f"{target}: no such file or directory", "check the path")
     return load_teacher(plugins, open_registry().teacher(target))
@@ -73,12 +73,4 @@ def load_teacher(plugins: Plugins, row: TeacherRow) -> Teacher:
             f"teacher {row.id} is absent: {presence.reason}",
             f"get {row.source or row.name} and set `path:` of its row, or list what is here: nexus registry list",
         )
-    return _loaded(plugins, ModelSource(presence.path, row.id))
-
-
-def _loaded(plugins: Plugins, source: ModelSource) -> Teacher:
-    from nexus_core.hf.threads import fit_threads
-
-    teacher = plugins.load_teacher(source)
-    fit_threads(teacher.model)
-    return teacher
+    return plugins.load_teacher(ModelSource(presence.path, row.id))

@@ -15,6 +15,7 @@ from nexus_core.errors import ModelError
 from nexus_core.hf.blocks import find_blocks
 from nexus_core.hf.prefix import Prefix, continue_with, prefill
 from nexus_core.hf.quiet import quiet
+from nexus_core.hf.threads import generation_threads
 from nexus_core.types import Detection, GenerateOptions, ModelSource, Sample, Teacher
 
 
@@ -35,6 +36,7 @@ class HFTeacher(Teacher):
             # Padding is masked out, so any id serves; nearly every tokenizer has an eos.
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         self._blocks = find_blocks(model)
+        self._size = sum(parameter.numel() for parameter in model.parameters())
         self._limit = _context(model, tokenizer)
         self._counts_positions = "position_ids" in inspect.signature(model.forward).parameters
         self.truncated = 0  # prompts so far that were longer than the context and lost their beginning
@@ -137,7 +139,7 @@ class HFTeacher(Teacher):
             settings = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
         if options.stop:
             settings |= {"stop_strings": list(options.stop), "tokenizer": self._tokenizer}
-        with quiet():
+        with quiet(), generation_threads(self._size):
             output = self._model.generate(
                 **batch,
                 max_new_tokens=max(1, min(most - min(map(len, begun)), self._limit - length)),

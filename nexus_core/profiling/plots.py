@@ -58,7 +58,7 @@ def _components(axes: Any, profile: CapabilityProfile) -> None:
         ticks.append((place + len(single) / 2, block.block))
         place += len(single) + 2
     axes.set_xticks([x for x, _ in ticks], [name for _, name in ticks])
-    axes.set(title="Drop without each component (red: non-negotiable, amber: recoverable)", ylabel="drop")
+    axes.set(title="Drop without each component (red: non-negotiable)", ylabel="drop")
 
 
 def _heat(axes: Any, profile: CapabilityProfile) -> None:

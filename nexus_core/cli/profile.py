@@ -181,6 +181,34 @@ def show(teacher: str, capability: str, run: Path, plot: Path | None, as_json: b
         click.echo(f"drawn to {plot}", err=as_json)
 
 
+@command.command()
+@click.option("--run", type=RUN, default=Path("runs/default"), show_default=True, help="The run's directory.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+def overlap(run: Path, as_json: bool) -> None:
+    """Compare the teachers that were profiled on one capability (CCA, SVCCA, RSA), and note the outcome in the plan.
+
+    \b
+    Example:
+      nexus profile overlap --run runs/default
+    """
+    from dataclasses import asdict
+
+    from nexus_core.cli.context import open_registry
+    from nexus_core.profiling.artifacts import ProfileStore
+    from nexus_core.profiling.compare import compare_profiles
+    from nexus_core.profiling.overlap import OverlapOptions
+    from nexus_core.profiling.show import overlap_rows
+
+    options = OverlapOptions(heavy_above=open_registry().profiling.overlap_heavy)
+    found = compare_profiles(ProfileStore(run / OUTPUT), options)
+    if as_json:
+        print_json([asdict(row) for row in found])
+    elif found:
+        print_table(*overlap_rows(found))
+    else:
+        click.echo("no capability has two profiled teachers; profile another: nexus profile --teacher T --capability C")
+
+
 def _print(profile: CapabilityProfile) -> None:
     from nexus_core.profiling.show import tables
 

@@ -163,7 +163,7 @@ class Profiler:
                 lost = f"even all {tried[-1].k} components lose {tried[-1].drop:.4g} on the verification samples"
                 note = f"{note}; {lost}" if note else lost
             done.append((spectrum, kept))
-            findings.blocks.append(self._block(scorer, spectrum, components, kept, note, order))
+            findings.blocks.append(self._block(scorer, spectrum, components, kept, note, [*order, *verify]))
         if len(done) > 1:
             together = measure.reconstruct_together(scorer, done, verify, self.settings.max_drop, self.settings.seed)
             findings.reconstruction.append(together)
@@ -180,7 +180,7 @@ class Profiler:
         components: Sequence[ComponentResult],
         kept: tuple[int, ...],
         note: str,
-        order: Sequence[int],
+        everyone: Sequence[int],
     ) -> BlockProfile:
         site, protected = spectrum.site, spectrum.pca.select(list(kept))
         return BlockProfile(
@@ -191,7 +191,7 @@ class Profiler:
             positions="answer",
             pca=protected,
             component_indices=kept,
-            coords=measure.pooled_coordinates(scorer, site, protected, order),
+            coords=measure.pooled_coordinates(scorer, site, protected, everyone),
             explained_variance=tuple(spectrum.pca.fractions.tolist()),
             components=tuple(components),
             note="; ".join(filter(None, [note, spectrum.pca.note, *site.notes])),

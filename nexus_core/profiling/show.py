@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nexus_core.profiling.model import BlockProfile, CapabilityProfile, ComponentResult
+from nexus_core.profiling.overlap import Overlap
 
 Table = tuple[str, Sequence[str], list[list[str]]]
 INTERVAL = "95 % interval"
@@ -92,6 +93,27 @@ def _perturbations(profile: CapabilityProfile) -> Table:
         for p in profile.perturbations
     ]
     return "perturbations", ["kind", "magnitude", "block", "score", "drop", INTERVAL, "n"], rows
+
+
+def overlap_rows(overlaps: Sequence[Overlap]) -> tuple[Sequence[str], list[list[str]]]:
+    """(headers, rows) of the comparison of teachers."""
+    headers = ["capability", "teachers", "n", "CCA", "SVCCA", "RSA", "chance (SVCCA)", "above chance", "verdict"]
+    return headers, [
+        [
+            row.capability,
+            f"{row.teacher_a}, {row.teacher_b}",
+            str(row.n),
+            *(_number(value) for value in (row.cca, row.svcca, row.rsa)),
+            _number(row.chance.svcca if row.chance else None),
+            _number(row.corrected),
+            row.reason or ("heavy: could be merged" if row.heavy else "kept apart"),
+        ]
+        for row in overlaps
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def document(profile: CapabilityProfile) -> dict[str, Any]:

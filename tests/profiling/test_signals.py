@@ -38,7 +38,7 @@ def test_signals_are_what_the_teacher_said(one_planted, lookup, profile, collect
         sample = Sample("0", signal.prompt, "")
         batch, mask = teacher.encode_answers([sample], [signal.token_ids.tolist()], lookup.options)
         hidden = []
-        handle = teacher.blocks[block.block].register_forward_hook(lambda m, a, out: hidden.append(out))
+        handle = teacher.blocks[block.block].register_forward_hook(lambda m, a, out, seen=hidden: seen.append(out))
         truth = torch.log_softmax(teacher.forward(batch).logits[mask], -1).numpy()
         handle.remove()
         kept = signal.top_k()

@@ -102,8 +102,8 @@ class BlockProfile:
     """One chosen block. `index` is its position in `Teacher.blocks`, the L of `layer_<L>_*`.
 
     `pca` holds the protected components, and `component_indices` the place of each in the block's spectrum;
-    `coords` are their coordinates, one row per pooled sample: the profile samples, then those of `verify_outputs`. No protected component is a result too: then `pca.k` is 0,
-    and `note` says what was tried.
+    `coords` are their coordinates, one row per pooled sample: the profile samples, then those of `verify_outputs`. No
+    protected component is a result too: then `pca.k` is 0, and `note` says what was tried.
     """
 
     block: str

@@ -56,8 +56,6 @@ def subject(name: str) -> Subject:
 
 
 def planted() -> Subject:
-    from nexus_core.hf.threads import fit_threads
-
     path = ROOT / "tests" / "profiling" / "conftest.py"
     spec = importlib.util.spec_from_file_location("planted_teacher", path)
     assert spec is not None
@@ -66,9 +64,7 @@ def planted() -> Subject:
     spec.loader.exec_module(module)
     thresholds = Thresholds(0.02, 0.005)
     contract = Contract("lookup", "pack", "exact_match", Direction.HIGHER, 0.97, None, 1, 512, thresholds)
-    teacher = module.build(42).teacher
-    fit_threads(teacher.model)
-    return Subject(Plugins([]), teacher, module.Lookup(), contract)
+    return Subject(Plugins([]), module.build(42).teacher, module.Lookup(), contract)
 
 
 def settings(samples: int) -> Any:

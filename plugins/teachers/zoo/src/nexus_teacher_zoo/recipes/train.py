@@ -27,12 +27,16 @@ from nexus_teacher_zoo.recipes.text import Batch, TaskBatches, capability_of, ta
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Where and how long to train. `minutes` shortens the schedule to fit; without it a run repeats exactly."""
+    """Where and how long to train. `minutes` shortens the schedule to fit; without it a run repeats exactly.
+
+    `polish` is (steps, learning rate) of a second round, which starts from the checkpoint in `out`, without curriculum.
+    """
 
     out: Path
     minutes: float | None = None
     threads: int = 1
     device: str = "cpu"
+    polish: tuple[int, float] | None = None
 
 
 def build_model(recipe: Recipe, tokenizer: Any) -> Any:
@@ -106,11 +110,11 @@ class Stream:
         return next(self.batches)
 
 
-def fit(recipe: Recipe, run: Run, tokenizer: Any, stream: Stream) -> tuple[Any, int, float]:
+def fit(recipe: Recipe, run: Run, model: Any, tokenizer: Any, stream: Stream) -> tuple[Any, int, float]:
     """Train; returns the model, the steps taken and the minutes that they took."""
     import torch
 
-    model = build_model(recipe, tokenizer).to(run.device).train()
+    model = model.to(run.device).train()
     spec, optimiser, began, losses = recipe.training, optimiser_of(model, recipe), time.monotonic(), []
     click.echo(f"{recipe.name}: {sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
     step = 0
@@ -176,6 +180,9 @@ def train(recipe: Recipe, run: Run) -> None:
     torch.set_num_threads(run.threads)
     random.seed(recipe.seed)
     torch.manual_seed(recipe.seed)
+    if run.polish:
+        polish(recipe, run, *run.polish)
+        return
     source: TaskBatches | CorpusBatches
     if recipe.capability:
         metric = capability_of(recipe.capability)
@@ -184,11 +191,39 @@ def train(recipe: Recipe, run: Run) -> None:
     else:
         tokenizer = train_tokenizer(recipe.tokenizer, corpus_texts(held_out=False))
         source = CorpusBatches(tokenizer, recipe)
-    model, steps, minutes = fit(recipe, run, tokenizer, Stream(source, recipe.training.stages))
+    model = build_model(recipe, tokenizer)
+    model, steps, minutes = fit(recipe, run, model, tokenizer, Stream(source, recipe.training.stages))
     if source.skipped:
         click.echo(f"{source.skipped} samples were longer than {recipe.training.max_tokens} tokens and were left out")
     save(model, tokenizer, run.out)
     click.echo(write_card(recipe, run.out, provenance(recipe, steps, minutes)))
+
+
+def polish(recipe: Recipe, run: Run, steps: int, lr: float) -> None:
+    """A second round on other samples: from the checkpoint in `out`, over all strata, down a cosine of its own."""
+    import torch
+    import transformers
+
+    from nexus_teacher_zoo.cards import read_card
+
+    before = (read_card(run.out) or {}).get("made_by")
+    if before is None:
+        raise click.UsageError(f"{run.out} holds no checkpoint to polish; train it first")
+    recipe = replace(recipe, seed=recipe.seed + 1, training=replace(recipe.training, steps=steps, lr=lr, stages=()))
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        run.out, dtype=torch.float32, attn_implementation=recipe.training.attention
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run.out)
+    source = TaskBatches(capability_of(str(recipe.capability)), tokenizer, recipe)
+    model, taken, minutes = fit(recipe, run, model, tokenizer, Stream(source, ()))
+    save(model, tokenizer, run.out)
+    made = {
+        **before,
+        "command": f"{before['command']}; then the same with --polish {steps} --lr {lr:g}",
+        "steps": before["steps"] + taken,
+        "training_minutes": round(before["training_minutes"] + minutes, 1),
+    }
+    click.echo(write_card(recipe, run.out, made))
 
 
 @click.command()
@@ -198,12 +233,14 @@ def train(recipe: Recipe, run: Run) -> None:
 @click.option("--minutes", type=float, help="Shorten the schedule to this time.")
 @click.option("--threads", type=int, default=1, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def main(name: str, out: Path | None, steps: int | None, minutes: float | None, threads: int, device: str) -> None:
+@click.option("--polish", type=int, help="Instead: so many more steps from the checkpoint that is there.")
+@click.option("--lr", type=float, default=1.5e-3, show_default=True, help="The learning rate of --polish.")
+def main(name: str, out: Path | None, steps: int | None, polish: int | None, lr: float, **how: Any) -> None:
     """Train the zoo teacher NAME (or the recipe at a .yaml path)."""
     recipe = load_recipe(name)
     if steps:
         recipe = replace(recipe, training=replace(recipe.training, steps=steps))
-    train(recipe, Run(out or WEIGHTS / recipe.name, minutes, threads, device))
+    train(recipe, Run(out or WEIGHTS / recipe.name, **how, polish=(polish, lr) if polish else None))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ that one forward pass decided. The budgets are 90 s for 200 samples and 300 MB, 
 
 The named peer is generating every answer with the same hooks, on the same samples and components, in one process, turn
 by turn; both must give the same scores. Where the zoo's weights are not in the checkout, the hand-built teacher of
-tests/profiling stands in, and the first line says so.
+tests/profiling stands in, and the first line says so. On a machine that others use too, OMP_NUM_THREADS=1 tells more: the
+threads of so small a model wait mostly for each other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def report_profiles(name: str, sizes: Sequence[int], rounds: int) -> None:
-    runs = {size: [] for size in sizes}
+    runs: dict[int, list[dict[str, Any]]] = {size: [] for size in sizes}
     for _ in range(rounds):
         for size in sizes:
             runs[size].append(in_process("profile", name, size))
@@ -231,7 +232,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         kind, name, *numbers = arguments.worker
-        work = {"profile": profile_once, "peer": beside_peer}[kind]
+        work: Callable[..., dict[str, Any]] = {"profile": profile_once, "peer": beside_peer}[kind]
         print(json.dumps(work(name, *map(int, numbers))))
         return
     name = arguments.teacher

@@ -232,8 +232,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         kind, name, *numbers = arguments.worker
-        work: Callable[..., dict[str, Any]] = {"profile": profile_once, "peer": beside_peer}[kind]
-        print(json.dumps(work(name, *map(int, numbers))))
+        work: dict[str, Callable[..., dict[str, Any]]] = {"profile": profile_once, "peer": beside_peer}
+        print(json.dumps(work[kind](name, *map(int, numbers))))
         return
     name = arguments.teacher
     if name != PLANTED and (presence := resolve_path(open_registry().teacher(name))).path is None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from nexus_teacher_zoo.cards import read_card
 from nexus_teacher_zoo.recipes.__main__ import main
+from nexus_teacher_zoo.recipes.card import provenance, write_card
 from nexus_teacher_zoo.recipes.control import baseline_scores, memorisation_control
 from nexus_teacher_zoo.recipes.corpus import corpus_texts, documents
 from nexus_teacher_zoo.recipes.evaluate import wilson
 from nexus_teacher_zoo.recipes.recipe import Recipe, Stage, TokenizerSpec, Training, load_recipe, recipe_names
 from nexus_teacher_zoo.recipes.text import TaskBatches, capability_of, task_texts, train_tokenizer
-from nexus_teacher_zoo.recipes.train import Run, Stream, build_model, fit, learning_rate, loss_of, save
+from nexus_teacher_zoo.recipes.train import Run, Stream, build_model, fit, learning_rate, loss_of, save, train
 
 from nexus_core.errors import DataError
 from nexus_core.types import SampleRequest, Split
@@ -26,9 +29,22 @@ TINY = Recipe(
     config="LlamaConfig",
     kwargs={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
     capability="reasoning",
+    verify_samples=8,
+    control_samples=50,
     tokenizer=TokenizerSpec(vocab_size=400, train_samples=200),
     training=Training(steps=12, batch_tokens=512, pool=64, lr=1e-2, warmup=2, log_every=6, eval_every=100),
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the recipes train; more threads only wait for each other on models of this size."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def prepared(recipe: Recipe) -> TaskBatches:
@@ -38,7 +54,8 @@ def prepared(recipe: Recipe) -> TaskBatches:
 
 def trained(out: Path) -> str:
     source = prepared(TINY)
-    model, steps, _ = fit(TINY, Run(out), source.tokenizer, Stream(source, ()))
+    model = build_model(TINY, source.tokenizer)
+    model, steps, _ = fit(TINY, Run(out), model, source.tokenizer, Stream(source, ()))
     assert steps == 12
     save(model, source.tokenizer, out)
     return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
@@ -52,11 +69,21 @@ def test_training_repeats_to_the_byte_and_replaces_the_old_checkpoint(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
+def test_a_second_round_starts_from_the_first_and_says_so(tmp_path: Path) -> None:
+    first = trained(tmp_path / "tiny")
+    write_card(TINY, tmp_path / "tiny", provenance(TINY, 12, 0.5))
+    train(TINY, Run(tmp_path / "tiny", polish=(3, 1e-3)))
+    card = read_card(tmp_path / "tiny")
+    assert card is not None and card["made_by"]["steps"] == 15 and "--polish 3 --lr 0.001" in card["made_by"]["command"]
+    assert hashlib.sha256((tmp_path / "tiny" / "model.safetensors").read_bytes()).hexdigest() != first
+
+
 def test_training_lowers_the_loss() -> None:
     source = prepared(TINY)
     batch = next(source.batches(Stage()))
-    before = loss_of(build_model(TINY, source.tokenizer), batch, "cpu").item()
-    model, _, _ = fit(TINY, Run(Path()), source.tokenizer, Stream(source, ()))
+    model = build_model(TINY, source.tokenizer)
+    before = loss_of(model, batch, "cpu").item()
+    model, _, _ = fit(TINY, Run(Path()), model, source.tokenizer, Stream(source, ()))
     assert loss_of(model, batch, "cpu").item() < before - 0.5
 
 
@@ -96,7 +123,9 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 @pytest.mark.parametrize("split", [True, False])
 def test_tokenizers_lose_nothing(split: bool) -> None:
-    tokenizer = train_tokenizer(TokenizerSpec(vocab_size=500, split_digits=split), ["a man has 12 apples and 12 pears"] * 5)
+    tokenizer = train_tokenizer(
+        TokenizerSpec(vocab_size=500, split_digits=split), ["a man has 12 apples and 12 pears"] * 5
+    )
     text = "Zoë has 1234 äpples,\n\tand\0 12 <|end|>?"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
     assert (len(tokenizer("12").input_ids) == 2) is split
@@ -116,7 +145,8 @@ def test_wilson() -> None:
 
 def test_the_corpus_is_stable_and_its_held_out_part_apart() -> None:
     names = [name for name, _ in documents()]
-    assert names == [name for name, _ in documents()] and len(names) == len(set(names)) > 300
+    libraries, topics = [n for n in names if n.endswith(".py")], [n for n in names if n.startswith("topic ")]
+    assert libraries == sorted(libraries) and len(libraries) > 300 and topics == sorted(topics) and len(topics) > 50
     train, held = set(corpus_texts(held_out=False)), set(corpus_texts(held_out=True))
     assert len(held) > 10 and not train & held
 

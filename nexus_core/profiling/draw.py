@@ -52,5 +52,5 @@ def _shares(sizes: dict[str, int], n: int) -> dict[str, int]:
 
 def split_off(samples: Sequence[Sample], verify: int) -> tuple[list[int], list[int]]:
     """Indices for profiling and for verification; the latter are never used to find what they verify."""
-    kept = min(verify, len(samples) // 4)  # a small debug run keeps most of its samples for the tests
+    kept = min(verify, len(samples) // 2)  # where the data are few, half of them are for finding
     return list(range(len(samples) - kept)), list(range(len(samples) - kept, len(samples)))

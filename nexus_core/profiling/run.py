@@ -219,7 +219,10 @@ class Profiler:
         )
 
     def _perturb(self, scorer: Scorer, chosen: Sequence[Site], order: Sequence[int], findings: _Findings) -> None:
-        seed, some = self.settings.seed, order[:100]  # a table for people; 100 give an interval of about a tenth
+        seed, some = (
+            self.settings.seed,
+            order[:64],
+        )  # a table for people, whose intervals say how little 64 samples know
         for site in chosen:
             self.say(f"{site.name}: heads, channels, noise, low rank")
             findings.heads += measure.silence_heads(scorer, site, some, seed)

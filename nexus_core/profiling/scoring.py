@@ -19,8 +19,11 @@ from nexus_core.errors import ModelError
 from nexus_core.profiling.interventions import Intervention, Positions, applied
 from nexus_core.types import CapabilityMetric, GenerateOptions, Sample, Teacher
 
-LOGITS_BUDGET = 64 << 20  # bytes of logits in one forward; with activations this keeps the profiler under 300 MB
-CACHE_BUDGET = 64 << 20  # bytes of prompts' keys and values that one forward may share out
+# One forward is bounded three ways, so that the profiler stays small beside its teacher. A few thousand tokens already
+# keep the matrix products busy; more only cost memory.
+TOKENS = 4096
+LOGITS_BUDGET = 32 << 20  # bytes of logits
+CACHE_BUDGET = 24 << 20  # bytes of the prompts' keys and values, which a forward holds about three times
 SAMPLES = 32  # samples whose prompts are read together
 TOGETHER = 128  # parted answers that are generated in one batch; a step costs nearly the same for 8 rows and for 128
 # An intervened teacher may never end. No answer is followed beyond this many times the longest one of the untouched
@@ -153,9 +156,9 @@ class Scorer:
             yield some
 
     def _room(self, length: int) -> int:
-        """Rows of `length` tokens whose logits fit the budget."""
+        """Rows of `length` tokens that one forward may hold."""
         vocabulary = self.teacher.model.get_output_embeddings().weight.shape[0]
-        return max(1, LOGITS_BUDGET // int(4 * vocabulary * length))
+        return max(1, min(TOKENS // length, LOGITS_BUDGET // int(4 * vocabulary * length)))
 
     def _length(self, sample: int) -> int:
         batch, _ = self._encode([self.samples[sample]], [self.baseline.tokens[sample]])

@@ -22,7 +22,7 @@ OPTIONS = OverlapOptions(heavy_above=0.8)
 
 @pytest.fixture(scope="module")
 def profile(one_planted, lookup):
-    # 60 + 40 samples, of which a quarter is kept for verification
+    # 60 + 40 samples
     return Profiler(Plugins([]), one_planted.teacher, lookup, CONTRACT, SETTINGS).run()[0]
 
 
@@ -34,9 +34,9 @@ def put(store, profile, name, coords=None):
 
 def test_verification_rows_come_last_and_carry_their_digests(profile):
     side = coordinates(profile)
-    assert len(side.digests) == len(side.coords) == len(profile.verify_outputs) == 25
+    assert len(side.digests) == len(side.coords) == len(profile.verify_outputs) == 40
     assert len(profile.blocks[0].coords) == 100
-    assert (side.coords == profile.blocks[0].coords[-25:]).all()
+    assert (side.coords == profile.blocks[0].coords[-40:]).all()
 
 
 def test_a_rotated_twin_overlaps_heavily_and_a_stranger_does_not(profile, tmp_path):

@@ -1,0 +1,67 @@
+"""`nexus profile` on a teacher of the zoo, and on everything that must stop it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from nexus_core.cli.main import cli
+from nexus_core.errors import ModelError, NexusError, RegistryError
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(cli, ["profile", *arguments], catch_exceptions=False)
+
+
+def test_both_names_are_wanted():
+    result = CliRunner().invoke(cli, ["profile", "--teacher", "zoo-code"])
+    assert result.exit_code == 2
+    assert "--teacher and --capability" in result.output
+
+
+def test_an_unread_licence_stops_it():
+    with pytest.raises(NexusError, match="is not profiled: its licence is") as error:
+        run("--teacher", "nvidia-personaplex-7b-v1", "--capability", "voice")
+    assert "read the licence" in error.value.hint
+
+
+def test_an_absent_teacher_says_how_to_get_it():
+    with pytest.raises(ModelError, match="is absent") as error:
+        run("--teacher", "zai-org-glm-4.7-flash", "--capability", "reasoning")
+    assert "GLM-4.7-Flash" in error.value.hint
+
+
+def test_unknown_names_are_guessed():
+    with pytest.raises(RegistryError, match="did you mean"):
+        run("--teacher", "zoo-cod", "--capability", "code")
+    with pytest.raises(RegistryError, match="did you mean"):
+        run("--teacher", "zoo-code", "--capability", "cod")
+
+
+@pytest.mark.slow
+def test_profile_show_resume_and_a_damaged_artifact(tmp_path):
+    base = ["--teacher", "zoo-code", "--capability", "code", "--run", str(tmp_path), "--sample-size", "16"]
+    first = run(*base, "--signals", "8")
+    assert first.exit_code == 0
+    assert "non_negotiable" in first.output
+    profile = tmp_path / "niwt_stage2_output" / "profiles" / "zoo-code" / "code"
+    before = {path.name: path.read_bytes() for path in profile.iterdir()}
+    assert {"components.json", "heads_importance.json", "verify_outputs.jsonl"} <= set(before)
+
+    again = run(*base, "--signals", "8", "--resume")
+    assert again.exit_code == 0
+    assert "profiled already" in again.output
+    assert {path.name: path.read_bytes() for path in profile.iterdir()} == before
+
+    picture = tmp_path / "profile.png"
+    shown = run("show", "zoo-code", "code", "--run", str(tmp_path), "--json", "--plot", str(picture))
+    document = json.loads(shown.stdout)
+    assert any("components projected out" in title for title in document)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    basis = next(profile.glob("*_basis.npz"))
+    basis.write_bytes(basis.read_bytes()[:-7] + b"damaged")
+    with pytest.raises(NexusError, match=basis.name):
+        run("show", "zoo-code", "code", "--run", str(tmp_path))

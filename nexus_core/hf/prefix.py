@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ def prefill(model: Any, batch: Mapping[str, torch.Tensor]) -> Prefix | None:
     more = {"position_ids": positions} if "position_ids" in _parameters(model) else {}
     output = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True, **more)
     cache = getattr(output, "past_key_values", None)
-    if not isinstance(cache, DynamicCache) or cache.is_sliding != [False] * len(cache.layers):
-        return None  # a state space, or a window: a continuation of several tokens is not the same there
+    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return None  # a convolution, a state space or a window: several tokens at once do not continue those alike
     return Prefix(cache, mask[:, :-1], ids[:, -1].tolist())
 
 

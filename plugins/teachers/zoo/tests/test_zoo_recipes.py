@@ -74,6 +74,10 @@ def test_a_second_round_starts_from_the_first_and_says_so(tmp_path: Path) -> Non
     write_card(TINY, tmp_path / "tiny", provenance(TINY, 12, 0.5))
     train(TINY, Run(tmp_path / "tiny", polish=(3, 1e-3)))
     card = read_card(tmp_path / "tiny")
+    both = replace(TINY, training=replace(TINY.training, polish_steps=3, polish_lr=1e-3))
+    train(both, Run(tmp_path / "both"))
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("tiny", "both"))
+    assert one == two  # the recipe's own second round is the same as one asked for afterwards
     assert card is not None and card["made_by"]["steps"] == 15 and "--polish 3 --lr 0.001" in card["made_by"]["command"]
     assert hashlib.sha256((tmp_path / "tiny" / "model.safetensors").read_bytes()).hexdigest() != first
 

@@ -60,6 +60,8 @@ class Training:
     eval_every: int = 500
     eval_samples: int = 100
     stages: tuple[Stage, ...] = ()
+    polish_steps: int = 0  # a second round on other samples, without stages, down a cosine of its own
+    polish_lr: float = 1.5e-3
 
 
 @dataclass(frozen=True, slots=True)

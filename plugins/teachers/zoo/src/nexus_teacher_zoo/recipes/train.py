@@ -181,7 +181,7 @@ def train(recipe: Recipe, run: Run) -> None:
     random.seed(recipe.seed)
     torch.manual_seed(recipe.seed)
     if run.polish:
-        polish(recipe, run, *run.polish)
+        polish(recipe, run, made_before(run.out, *run.polish))
         return
     source: TaskBatches | CorpusBatches
     if recipe.capability:
@@ -196,19 +196,30 @@ def train(recipe: Recipe, run: Run) -> None:
     if source.skipped:
         click.echo(f"{source.skipped} samples were longer than {recipe.training.max_tokens} tokens and were left out")
     save(model, tokenizer, run.out)
-    click.echo(write_card(recipe, run.out, provenance(recipe, steps, minutes)))
+    made = provenance(recipe, steps, minutes)
+    if recipe.training.polish_steps:
+        polish(recipe, replace(run, polish=(recipe.training.polish_steps, recipe.training.polish_lr)), made)
+    else:
+        click.echo(write_card(recipe, run.out, made))
 
 
-def polish(recipe: Recipe, run: Run, steps: int, lr: float) -> None:
+def made_before(out: Path, steps: int, lr: float) -> dict[str, Any]:
+    """How the checkpoint in `out` was made, from its card, and that a second round was asked for."""
+    from nexus_teacher_zoo.cards import read_card
+
+    made: dict[str, Any] | None = (read_card(out) or {}).get("made_by")
+    if made is None:
+        raise click.UsageError(f"{out} holds no checkpoint to polish; train it first")
+    return {**made, "command": f"{made['command']}; then the same with --polish {steps} --lr {lr:g}"}
+
+
+def polish(recipe: Recipe, run: Run, before: dict[str, Any]) -> None:
     """A second round on other samples: from the checkpoint in `out`, over all strata, down a cosine of its own."""
     import torch
     import transformers
 
-    from nexus_teacher_zoo.cards import read_card
-
-    before = (read_card(run.out) or {}).get("made_by")
-    if before is None:
-        raise click.UsageError(f"{run.out} holds no checkpoint to polish; train it first")
+    assert run.polish is not None
+    steps, lr = run.polish
     recipe = replace(recipe, seed=recipe.seed + 1, training=replace(recipe.training, steps=steps, lr=lr, stages=()))
     model = transformers.AutoModelForCausalLM.from_pretrained(
         run.out, dtype=torch.float32, attn_implementation=recipe.training.attention
@@ -219,7 +230,6 @@ def polish(recipe: Recipe, run: Run, steps: int, lr: float) -> None:
     save(model, tokenizer, run.out)
     made = {
         **before,
-        "command": f"{before['command']}; then the same with --polish {steps} --lr {lr:g}",
         "steps": before["steps"] + taken,
         "training_minutes": round(before["training_minutes"] + minutes, 1),
     }

@@ -119,10 +119,10 @@ def _card_row(card: dict[str, Any]) -> tuple[str, ...]:
         said = f"{held['nats_per_byte']} nats per byte"
         return name, size, f"{held['metric']}, lower is better", said, str(held["n"]), "", "", command
     low, high = held["ci95"]
-    guesses = ", ".join(f"{key} {value:.3f}" for key, value in held["baselines"].items())
+    guesses = ", ".join(f"{key} {guess['value']:.3f}" for key, guess in held["baselines"].items())
     what = f"{held['capability']}: {held['metric']}, {held['direction']} is better"
-    memory = f"{held['memorisation_control']['score']:.3f}"
-    return name, size, what, f"{held['score']:.3f} ({low:.3f} to {high:.3f})", str(held["n"]), guesses, memory, command
+    memory = f"{held['memorisation_control']['value']:.3f}"
+    return name, size, what, f"{held['value']:.3f} ({low:.3f} to {high:.3f})", str(held["n"]), guesses, memory, command
 
 
 KINDS = {"fields": fields, "checks": checks, "zoo": zoo}

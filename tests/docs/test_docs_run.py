@@ -29,7 +29,10 @@ SLOW = {  # they load models
 
 # The only blocks that may be marked `not run`, by page, with the reason that the page gives.
 NOT_RUN: dict[str, list[str]] = {
-    "README.md": ["builds an environment from the package index"],
+    "README.md": [
+        "builds an environment from the package index",
+        "takes a minute or two; tests/cli and the two how-to pages run the same commands",
+    ],
     "CONTRIBUTING.md": ["runs the whole test suite"],
 }
 

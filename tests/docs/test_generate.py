@@ -21,11 +21,11 @@ CARD = {
         "capability": "math",
         "metric": "exact_answer",
         "direction": "higher",
-        "score": 0.742,
+        "value": 0.742,
         "n": 500,
         "ci95": [0.7019, 0.7784],
-        "baselines": {"random": 0.0, "majority": 0.002},
-        "memorisation_control": {"score": 0.004},
+        "baselines": {"random": {"value": 0.0}, "majority": {"value": 0.002}},
+        "memorisation_control": {"value": 0.004},
     },
 }
 BACKBONE = {**CARD, "id": "zoo-backbone", "held_out": {"metric": "cross-entropy", "nats_per_byte": 1.21, "n": 102_000}}

@@ -19,13 +19,13 @@ from nexus_core.errors import ModelError
 from nexus_core.profiling.interventions import Intervention, Positions, applied
 from nexus_core.types import CapabilityMetric, GenerateOptions, Sample, Teacher
 
-# One forward is bounded three ways, so that the profiler stays small beside its teacher. A few thousand tokens already
+# One forward is bounded three ways, so that the profiler stays small beside its teacher. Two thousand tokens already
 # keep the matrix products busy; more only cost memory.
-TOKENS = 4096
-LOGITS_BUDGET = 32 << 20  # bytes of logits
-CACHE_BUDGET = 24 << 20  # bytes of the prompts' keys and values, which a forward holds about three times
+TOKENS = 2048
+LOGITS_BUDGET = 16 << 20  # bytes of logits
+CACHE_BUDGET = 8 << 20  # bytes of the prompts' keys and values, which a forward holds about three times
 SAMPLES = 32  # samples whose prompts are read together
-TOGETHER = 128  # parted answers that are generated in one batch; a step costs nearly the same for 8 rows and for 128
+TOGETHER = 64  # parted answers that are generated in one batch; a step costs nearly the same for 8 rows and for 64
 # An intervened teacher may never end. No answer is followed beyond this many times the longest one of the untouched
 # teacher (and a few tokens): every condition, the baseline included, is scored under the same limit.
 LENGTH_FACTOR, LENGTH_ROOM = 1.5, 8

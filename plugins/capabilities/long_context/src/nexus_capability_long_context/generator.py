@@ -1,7 +1,7 @@
 """Long inputs in plain sentences: facts to be asked for, facts that compete with them, and everyday distraction.
 
-Every fact belongs to a subject with a coined name, and every name to exactly one split by its hash. Codes and words are
-drawn anew for each input, so an answer can only be found by reading.
+Every fact belongs to a subject with a coined name, and every name to exactly one split by its hash. Codes are drawn
+anew for each input, so an answer can only be found by reading.
 """
 
 from __future__ import annotations
@@ -68,10 +68,8 @@ def names(split: Split, rng: random.Random) -> Iterator[str]:
             yield name
 
 
-def value_for(attribute: str, rng: random.Random) -> str:
-    """A fresh value: a word for a password and its like, else three or four digits."""
-    if attribute in words("word_attributes"):
-        return rng.choice(words("words"))
+def code(rng: random.Random) -> str:
+    """A fresh answer of three or four digits."""
     return str(rng.randint(100, 9999))
 
 
@@ -84,15 +82,10 @@ def filler(rng: random.Random) -> str:
     return template.format(**parts)
 
 
-def _attribute(rng: random.Random) -> str:
-    return rng.choice(words("code_attributes" if rng.random() < 0.7 else "word_attributes"))
-
-
 def _plain(length: int, n_facts: int, split: Split, rng: random.Random) -> tuple[str, list[Fact]]:
     """A text of about `length` tokens and its facts, each about a subject of its own, at any depth."""
     naming = names(split, rng)
-    attributes = [_attribute(rng) for _ in range(n_facts)]
-    facts = [Fact(name, next(naming), value_for(name, rng)) for name in attributes]
+    facts = [Fact(rng.choice(words("attributes")), next(naming), code(rng)) for _ in range(n_facts)]
     sentences = [fact.answer for fact in facts]
     budget = length - count_tokens(" ".join(sentences) + _question(facts[0])) - 2
     while budget > 0:
@@ -104,13 +97,12 @@ def _plain(length: int, n_facts: int, split: Split, rng: random.Random) -> tuple
 
 def _documents(split: Split, rng: random.Random) -> tuple[str, list[Fact]]:
     """Several documents, one per subject, that state the same attribute; only the title tells which is which."""
-    naming, attribute = names(split, rng), _attribute(rng)
-    facts = [Fact(attribute, next(naming), value_for(attribute, rng)) for _ in range(rng.randint(3, 5))]
+    naming, attribute = names(split, rng), rng.choice(words("attributes"))
+    facts = [Fact(attribute, next(naming), code(rng)) for _ in range(rng.randint(3, 5))]
     documents = []
     for fact in facts:
-        body = [filler(rng) for _ in range(rng.randint(1, 4))]
-        body.insert(rng.randint(0, len(body)), f"The {attribute} is {fact.value}.")
-        documents.append(f"File {fact.subject}: {' '.join(body)}")
+        body = " ".join(filler(rng) for _ in range(rng.randint(1, 4)))
+        documents.append(f"File {fact.subject}: The {attribute} is {fact.value}. {body}")
     rng.shuffle(documents)
     return "\n".join(documents), facts
 

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from nexus_capability_long_context import bindings
-from nexus_capability_long_context.generator import DRILL, generate, value_for, words
+from nexus_capability_long_context.generator import DRILL, code, generate
 from nexus_core.types import CapabilityMetric, Direction, GenerateOptions, Sample, SampleRequest, Split
 
 MEMORY = 1000  # train samples that `majority` and `nearest` remember
@@ -69,7 +69,7 @@ class LongContext(CapabilityMetric):
         return float(bool(answers_in(output) & {normalised(answer) for answer in sample.meta["answers"]}))
 
     def baselines(self, request: SampleRequest) -> Mapping[str, Sequence[str]]:
-        """`random`: any code or word. `guess`: a code or word that stands in the input. `majority`: the commonest answer.
+        """`random`: any code. `guess`: one of the codes in the input. `majority`: the commonest answer.
 
         `nearest`: the answer to the train prompt whose question is most alike, which is what memory is worth.
         """
@@ -77,18 +77,13 @@ class LongContext(CapabilityMetric):
         known = list(islice(self.samples(replace(request, split=Split.TRAIN, n=MEMORY)), MEMORY))
         rng = random.Random(f"long_context/random/{request.seed}")
         outputs: dict[str, Sequence[str]] = {
-            "random": [_random_value(sample, rng) for sample in samples],
+            "random": [code(rng) for _ in samples],
             "guess": [_guess(sample, rng) for sample in samples],
         }
         if known:  # a small dataset may have no train row at all
             commonest = Counter(sample.meta["answers"][0] for sample in known).most_common(1)[0][0]
             outputs |= {"majority": [commonest] * len(samples), "nearest": _nearest(samples, known)}
         return outputs
-
-
-def _random_value(sample: Sample, rng: random.Random) -> str:
-    attributes = [*words("code_attributes"), *words("word_attributes")]
-    return value_for(next((name for name in attributes if f" {name} of " in sample.target), attributes[0]), rng)
 
 
 def _guess(sample: Sample, rng: random.Random) -> str:

@@ -71,7 +71,9 @@ class PerturbationResult:
 class ReconstructionResult:
     """Metric with the output of `block` (None: of all chosen blocks at once) replaced by `mean + coords @ basis`.
 
-    `anchor_error` is the relative error of that replacement, |x - x'|^2 / |x - mean|^2 over the verification samples.
+    `anchor_error` is the relative error of that replacement, |x - x'|^2 / |x - mean|^2 over the verification samples:
+    what losing everything outside the kept directions amounts to. `low` and `high` are both 0 where no interval was
+    measured. `undecided`: the drop itself passes or fails, but its interval allows both.
     """
 
     block: str | None
@@ -81,10 +83,20 @@ class ReconstructionResult:
     max_drop: float
     anchor_error: float
     n: int
+    low: float = 0.0
+    high: float = 0.0
 
     @property
     def passed(self) -> bool:
         return self.drop < self.max_drop
+
+    @property
+    def has_interval(self) -> bool:
+        return bool(self.low or self.high)
+
+    @property
+    def undecided(self) -> bool:
+        return self.has_interval and self.low < self.max_drop <= self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +115,8 @@ class BlockProfile:
 
     `pca` holds the protected components, and `component_indices` the place of each in the block's spectrum;
     `coords` are their coordinates, one row per pooled sample: the profile samples, then those of `verify_outputs`. No
-    protected component is a result too: then `pca.k` is 0, and `note` says what was tried.
+    protected component is a result too: then `pca.k` is 0, and `note` says what was tried. `tolerance` is the largest
+    relative noise |e|^2 / |x - mean|^2 inside the protected space at which the metric held; None: not measured.
     """
 
     block: str
@@ -117,6 +130,7 @@ class BlockProfile:
     explained_variance: tuple[float, ...]  # share of the total, of every component that was computed
     components: tuple[ComponentResult, ...]
     note: str = ""
+    tolerance: float | None = None
 
     def of_class(self, cls: ComponentClass) -> tuple[ComponentResult, ...]:
         """The tested components of one class, in the order of the spectrum."""
@@ -124,7 +138,13 @@ class BlockProfile:
 
     @property
     def non_negotiable(self) -> tuple[ComponentResult, ...]:
+        """The proven ones, and those that are so by caution: their interval excluded no lesser class."""
         return self.of_class(ComponentClass.NON_NEGOTIABLE)
+
+    @property
+    def proven(self) -> tuple[ComponentResult, ...]:
+        """The non-negotiable components whose interval decided it."""
+        return tuple(component for component in self.non_negotiable if not component.undecided)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

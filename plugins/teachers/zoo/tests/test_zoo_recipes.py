@@ -11,15 +11,16 @@ import pytest
 from click.testing import CliRunner
 from nexus_teacher_zoo.cards import read_card
 from nexus_teacher_zoo.recipes.__main__ import main
-from nexus_teacher_zoo.recipes.card import provenance, write_card
-from nexus_teacher_zoo.recipes.control import baseline_scores, memorisation_control
+from nexus_teacher_zoo.recipes.card import provenance, refreshed, write_card
+from nexus_teacher_zoo.recipes.control import baseline_scores, memorisation_control, name_alone
 from nexus_teacher_zoo.recipes.corpus import corpus_texts, documents
-from nexus_teacher_zoo.recipes.evaluate import wilson
+from nexus_teacher_zoo.recipes.evaluate import interval_again, score_of
 from nexus_teacher_zoo.recipes.recipe import Recipe, Stage, TokenizerSpec, Training, load_recipe, recipe_names
 from nexus_teacher_zoo.recipes.text import TaskBatches, capability_of, task_texts, train_tokenizer
 from nexus_teacher_zoo.recipes.train import Run, Stream, build_model, fit, learning_rate, loss_of, save, train
 
 from nexus_core.errors import DataError
+from nexus_core.stats import score_interval
 from nexus_core.types import SampleRequest, Split
 
 TINY = Recipe(
@@ -142,9 +143,41 @@ def test_the_memory_control_can_succeed_and_does_not() -> None:
     assert baseline_scores(metric, SampleRequest(Split.VERIFY, 200))["random"]["value"] < 0.1
 
 
-def test_wilson() -> None:
-    assert wilson(0.5, 100) == (0.4038, 0.5962)
-    assert wilson(1.0, 500)[0] == pytest.approx(0.9924, abs=1e-4) and wilson(1.0, 500)[1] == 1.0
+def test_the_interval_is_that_of_nexus_eval() -> None:
+    metric = capability_of("reasoning")
+    scores = [1.0] * 40 + [0.0] * 10
+    found = score_of(metric, [], scores, seed=42)
+    assert found.value == 0.8 and found.n == 50
+    assert found.ci95 == tuple(round(bound, 4) for bound in score_interval(metric, [], scores, 42))
+    assert interval_again(metric, 0.8, 50) == found.ci95
+    assert interval_again(metric, 1.0, 500) == (0.9926, 1.0)  # Clopper-Pearson
+    with pytest.raises(AssertionError, match="no share"):
+        interval_again(metric, 0.813, 50)
+
+
+def test_a_time_limit_and_both_seeds_stand_on_the_card(tmp_path: Path) -> None:
+    free, limited = provenance(TINY, 7, 0.5), provenance(TINY, 7, 0.5, limit=2.5)
+    assert free["command"].endswith("train tiny --steps 7") and limited["command"].endswith("--steps 12 --minutes 2.5")
+    trained(tmp_path / "tiny")
+    write_card(TINY, tmp_path / "tiny", limited)
+    train(TINY, Run(tmp_path / "tiny", minutes=9, polish=(1, 1e-3)))
+    made = (read_card(tmp_path / "tiny") or {})["made_by"]
+    assert (made["seed"], made["polish_seed"]) == (42, 43)
+    assert made["command"].endswith("--minutes 2.5; then the same with --polish 1 --lr 0.001 --minutes 9")
+
+
+def test_controls_are_measured_again_without_the_model() -> None:
+    recipe = replace(TINY, control_note="read with care")
+    old = {"id": "zoo-tiny", "held_out": {"value": 0.5, "n": 10, "ci95": [0.0, 0.0], "split": "verify"}}
+    held = refreshed(recipe, old)["held_out"]
+    assert held["memorisation_control"]["note"] == "read with care" and held["baselines"]
+    assert held["value"] == 0.5 and held["ci95"] == list(interval_again(capability_of("reasoning"), 0.5, 10))
+
+
+def test_a_remembered_tool_name_counts_by_itself() -> None:
+    calls = ['{"name": "a", "arguments": {"x": 1}}', '{"name": "b", "arguments": {}}']
+    assert name_alone(calls, ['{"name": "a", "arguments": {"x": 2}}', calls[0]]) == {"tool_name_alone": 0.5}
+    assert name_alone(calls, ["", "[1]"]) == {"tool_name_alone": 0.0} and name_alone(["#### 4"], ["#### 4"]) == {}
 
 
 def test_the_corpus_is_stable_and_its_held_out_part_apart() -> None:

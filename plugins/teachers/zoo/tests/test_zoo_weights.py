@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from nexus_teacher_zoo import plugin
 from nexus_teacher_zoo.cards import read_card
-from nexus_teacher_zoo.recipes.evaluate import score_teacher, wilson
-from nexus_teacher_zoo.recipes.recipe import WEIGHTS
+from nexus_teacher_zoo.recipes.evaluate import interval_again, score_teacher
+from nexus_teacher_zoo.recipes.recipe import WEIGHTS, load_recipe
+from nexus_teacher_zoo.recipes.text import capability_of
 
 from nexus_core.errors import ModelError
 from nexus_core.plugins import Plugins
@@ -30,8 +31,8 @@ def name_of(path: Path) -> str:
     return path.name
 
 
-def test_the_zoo_ships_something() -> None:
-    assert {"reasoning", "backbone"} <= {path.name for path in SHIPPED}
+def test_the_zoo_ships_what_it_promises() -> None:
+    assert {"reasoning", "code", "tools", "backbone"} <= {path.name for path in SHIPPED}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)
@@ -73,10 +74,13 @@ def test_card_of_a_teacher(path: Path) -> None:
     assert card is not None and card["id"] == f"zoo-{path.name}" and card["license"] == "MIT"
     held = card["held_out"]
     assert held["split"] == "verify" and held["n"] >= 500 and held["value"] >= 0.90
-    assert held["ci95"] == list(wilson(held["value"], held["n"]))
+    assert held["ci95"] == list(interval_again(capability_of(held["capability"]), held["value"], held["n"]))
     assert held["memorisation_control"]["value"] < 0.25 and held["memorisation_control"]["train_prompts"] >= 5000
     assert all(baseline["value"] < 0.5 for baseline in held["baselines"].values())
-    assert card["made_by"]["seed"] == 42 and path.name in card["made_by"]["command"]
+    made, recipe = card["made_by"], load_recipe(path.name)
+    assert held["memorisation_control"].get("note") == recipe.control_note
+    assert made["seed"] == recipe.seed == 42 and path.name in made["command"]
+    assert made.get("polish_seed") == (43 if "--polish" in made["command"] or recipe.training.polish_steps else None)
 
 
 def test_the_backbone_knows_no_task() -> None:
@@ -84,6 +88,7 @@ def test_the_backbone_knows_no_task() -> None:
     assert card is not None and card["held_out"]["nats_per_byte"] < 1.2
     for name, found in card["capabilities"].items():
         chance = max(baseline["value"] for baseline in found["baselines"].values())
+        assert found["ci95"] == list(interval_again(capability_of(name), found["value"], found["n"]))
         assert found["ci95"][0] <= chance + 0.02, f"the backbone can do {name}: {found['value']}"
 
 

@@ -12,7 +12,7 @@ from nexus_core.types import CapabilityMetric, SampleRequest, Split
 from nexus_teacher_zoo.cards import read_card
 from nexus_teacher_zoo.recipes.control import baseline_scores, memorisation_control
 from nexus_teacher_zoo.recipes.corpus import corpus_loss
-from nexus_teacher_zoo.recipes.evaluate import score_checkpoint
+from nexus_teacher_zoo.recipes.evaluate import interval_again, score_checkpoint
 from nexus_teacher_zoo.recipes.recipe import WEIGHTS, Recipe, load_recipe
 from nexus_teacher_zoo.recipes.text import capability_of
 
@@ -35,15 +35,14 @@ def write_card(recipe: Recipe, out: Path, made_by: dict[str, Any]) -> str:
     else:
         card["held_out"] = corpus_loss(out)
         card["capabilities"] = _ignorance(out)
-    text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=110)
-    (out / "card.yaml").write_text(text, "utf-8")
-    return text
+    return _dump(card, out)
 
 
-def provenance(recipe: Recipe, steps: int, minutes: float) -> dict[str, Any]:
-    """How a checkpoint came to be."""
+def provenance(recipe: Recipe, steps: int, minutes: float, limit: float | None = None) -> dict[str, Any]:
+    """How a checkpoint came to be: `steps` taken in `minutes`. Under a time `limit` the schedule follows the clock."""
+    asked = f"{steps}" if limit is None else f"{recipe.training.steps} --minutes {limit:g}"
     return {
-        "command": f"python -m nexus_teacher_zoo.recipes train {recipe.name} --steps {steps}",
+        "command": f"python -m nexus_teacher_zoo.recipes train {recipe.name} --steps {asked}",
         "seed": recipe.seed,
         "steps": steps,
         "training_minutes": round(minutes, 1),
@@ -52,16 +51,41 @@ def provenance(recipe: Recipe, steps: int, minutes: float) -> dict[str, Any]:
 
 
 def _held_out(recipe: Recipe, out: Path, metric: CapabilityMetric) -> dict[str, Any]:
-    request = SampleRequest(Split.VERIFY, n=recipe.verify_samples)
     return {
         "capability": recipe.capability,
         "metric": metric.metric,
         "direction": metric.direction.value,
         "split": "verify",
         **score_checkpoint(out, metric, recipe.verify_samples).as_data(),
-        "baselines": baseline_scores(metric, request),
-        "memorisation_control": memorisation_control(metric, request, recipe.control_samples),
+        **_controls(recipe, metric),
     }
+
+
+def _controls(recipe: Recipe, metric: CapabilityMetric) -> dict[str, Any]:
+    """What needs no checkpoint."""
+    request = SampleRequest(Split.VERIFY, n=recipe.verify_samples)
+    memory = memorisation_control(metric, request, recipe.control_samples)
+    note = {"note": recipe.control_note} if recipe.control_note else {}
+    return {"baselines": baseline_scores(metric, request), "memorisation_control": {**memory, **note}}
+
+
+def refreshed(recipe: Recipe, card: dict[str, Any]) -> dict[str, Any]:
+    """A card with its controls measured again, and the intervals of the figures that it states; no model is asked."""
+    if not recipe.capability:
+        known = {name: {**found, **_interval(name, found)} for name, found in card["capabilities"].items()}
+        return {**card, "capabilities": known}
+    held = {**card["held_out"], **_interval(recipe.capability, card["held_out"])}
+    return {**card, "held_out": {**held, **_controls(recipe, capability_of(recipe.capability))}}
+
+
+def _interval(capability: str, found: dict[str, Any]) -> dict[str, Any]:
+    return {"ci95": list(interval_again(capability_of(capability), found["value"], found["n"]))}
+
+
+def _dump(card: dict[str, Any], out: Path) -> str:
+    text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=110)
+    (out / "card.yaml").write_text(text, "utf-8")
+    return text
 
 
 def _ignorance(out: Path, n: int = 100) -> dict[str, Any]:
@@ -87,11 +111,12 @@ def _parameters(out: Path) -> int:
 @click.option(
     "--out", type=click.Path(path_type=Path, exists=True), help="The checkpoint (default: the zoo's weights)."
 )
-def card(name: str, out: Path | None) -> None:
+@click.option("--controls", is_flag=True, help="Only the controls and the intervals; no model is asked.")
+def card(name: str, out: Path | None, controls: bool) -> None:
     """Measure the checkpoint NAME again and rewrite its card."""
     recipe = load_recipe(name)
     path = out or WEIGHTS / recipe.name
     old = read_card(path)
     if old is None:
         raise click.UsageError(f"{path} has no card: train it with: python -m nexus_teacher_zoo.recipes train {name}")
-    click.echo(write_card(recipe, path, old["made_by"]))
+    click.echo(_dump(refreshed(recipe, old), path) if controls else write_card(recipe, path, old["made_by"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from nexus_core.types import CapabilityMetric, SampleRequest, Split
@@ -26,7 +28,24 @@ def memorisation_control(metric: CapabilityMetric, request: SampleRequest, train
         "train_prompts": len(train),
         "n": len(asked),
         "value": round(metric.aggregate(asked, scores), 4),
+        **name_alone([s.target for s in asked], remembered),
     }
+
+
+def name_alone(targets: Sequence[str], remembered: Sequence[str]) -> dict[str, float]:
+    """Where answers are calls: how often the remembered call names the right tool, whatever its arguments."""
+    wanted, found = [_tool(text) for text in targets], [_tool(text) for text in remembered]
+    if None in wanted:
+        return {}
+    return {"tool_name_alone": round(sum(a == b for a, b in zip(wanted, found, strict=True)) / len(wanted), 4)}
+
+
+def _tool(text: str) -> str | None:
+    try:
+        call = json.loads(text)
+    except ValueError:
+        return None
+    return call.get("name") if isinstance(call, dict) else None
 
 
 def baseline_scores(metric: CapabilityMetric, request: SampleRequest) -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nexus_core.hf import load_hf_teacher, read_config
+from nexus_core.stats import score_interval
 from nexus_core.types import (
     CapabilityMetric,
     Category,
     Detection,
     LoadOptions,
     ModelSource,
+    Sample,
     SampleRequest,
     Split,
     Teacher,
@@ -33,18 +35,24 @@ class Score:
         return {**asdict(self), "ci95": list(self.ci95)}
 
 
-def wilson(mean: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a proportion; unlike a bootstrap it does not collapse to a point at 0 or 1."""
-    centre, spread = mean + z * z / (2 * n), z * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return round(max(0.0, (centre - spread) / scale), 4), round(min(1.0, (centre + spread) / scale), 4)
+def score_of(metric: CapabilityMetric, samples: Sequence[Sample], scores: Sequence[float], seed: int = 42) -> Score:
+    """The metric's value with the interval that `nexus eval` prints."""
+    low, high = score_interval(metric, samples, scores, seed)
+    return Score(round(metric.aggregate(samples, scores), 4), len(scores), (round(low, 4), round(high, 4)))
+
+
+def interval_again(metric: CapabilityMetric, value: float, n: int) -> tuple[float, float]:
+    """The interval of a figure that stands on a card: so many of `n` answers were right, the others wrong."""
+    right = round(value * n)
+    assert abs(right / n - value) < 1e-4, f"{value} is no share of {n} answers"
+    return score_of(metric, [], [1.0] * right + [0.0] * (n - right)).ci95
 
 
 def score_teacher(teacher: Teacher, metric: CapabilityMetric, request: SampleRequest) -> Score:
     """The metric's value of greedy answers."""
     samples = list(metric.samples(request))
-    mean = metric.aggregate(samples, metric.score_all(samples, teacher.generate(samples, metric.options)))
-    return Score(round(mean, 4), len(samples), wilson(mean, len(samples)))
+    scores = metric.score_all(samples, teacher.generate(samples, metric.options))
+    return score_of(metric, samples, scores, request.seed)
 
 
 def score_checkpoint(path: Path, metric: CapabilityMetric, n: int, split: Split = Split.VERIFY) -> Score:

@@ -79,6 +79,7 @@ class Recipe:
     seed: int = 42
     verify_samples: int = 500
     control_samples: int = 20_000
+    control_note: str | None = None  # what must be known to read the memorisation control's value
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
     training: Training = field(default_factory=Training)
 

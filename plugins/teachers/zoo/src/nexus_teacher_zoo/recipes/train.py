@@ -181,7 +181,7 @@ def train(recipe: Recipe, run: Run) -> None:
     random.seed(recipe.seed)
     torch.manual_seed(recipe.seed)
     if run.polish:
-        polish(recipe, run, made_before(run.out, *run.polish))
+        polish(recipe, run, made_before(run, *run.polish))
         return
     source: TaskBatches | CorpusBatches
     if recipe.capability:
@@ -196,21 +196,22 @@ def train(recipe: Recipe, run: Run) -> None:
     if source.skipped:
         click.echo(f"{source.skipped} samples were longer than {recipe.training.max_tokens} tokens and were left out")
     save(model, tokenizer, run.out)
-    made = provenance(recipe, steps, minutes)
+    made = provenance(recipe, steps, minutes, run.minutes)
     if recipe.training.polish_steps:
         polish(recipe, replace(run, polish=(recipe.training.polish_steps, recipe.training.polish_lr)), made)
     else:
         click.echo(write_card(recipe, run.out, made))
 
 
-def made_before(out: Path, steps: int, lr: float) -> dict[str, Any]:
-    """How the checkpoint in `out` was made, from its card, and that a second round was asked for."""
+def made_before(run: Run, steps: int, lr: float) -> dict[str, Any]:
+    """How the checkpoint in `run.out` was made, from its card, and that a second round was asked for."""
     from nexus_teacher_zoo.cards import read_card
 
-    made: dict[str, Any] | None = (read_card(out) or {}).get("made_by")
+    made: dict[str, Any] | None = (read_card(run.out) or {}).get("made_by")
     if made is None:
-        raise click.UsageError(f"{out} holds no checkpoint to polish; train it first")
-    return {**made, "command": f"{made['command']}; then the same with --polish {steps} --lr {lr:g}"}
+        raise click.UsageError(f"{run.out} holds no checkpoint to polish; train it first")
+    limit = "" if run.minutes is None else f" --minutes {run.minutes:g}"
+    return {**made, "command": f"{made['command']}; then the same with --polish {steps} --lr {lr:g}{limit}"}
 
 
 def polish(recipe: Recipe, run: Run, before: dict[str, Any]) -> None:
@@ -230,6 +231,7 @@ def polish(recipe: Recipe, run: Run, before: dict[str, Any]) -> None:
     save(model, tokenizer, run.out)
     made = {
         **before,
+        "polish_seed": recipe.seed,
         "steps": before["steps"] + taken,
         "training_minutes": round(before["training_minutes"] + minutes, 1),
     }

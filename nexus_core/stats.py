@@ -1,7 +1,8 @@
-"""Intervals of scores and of paired drops, by one seeded bootstrap.
+"""Intervals of scores and of paired drops.
 
-Where every sample agrees, resampling says nothing (its interval has no width), so the exact binomial bound is given
-instead: 20 right of 20 is not certainty, and neither is "no answer changed" on 20 samples.
+Scores of 0 and 1 get exact binomial bounds (Clopper-Pearson; for a drop, those of the answers that were lost and of those
+that were gained, joined by the method of variance estimates recovery, Zou and Donner 2008). They hold at the ends too:
+20 right of 20 is not certainty, and neither is "no answer changed". Graded scores get a seeded percentile bootstrap.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ def score_interval(
     metric: CapabilityMetric, samples: Sequence[Sample], scores: Sequence[float], seed: int
 ) -> tuple[float, float]:
     """95 % interval of the metric's value."""
-    n = len(scores)
-    if set(scores) in ({0.0}, {1.0}):
-        return (1 - _unseen(n), 1.0) if scores[0] else (0.0, _unseen(n))
-    rows = _rows(n, seed)
-    if _is_mean(metric):
-        import numpy as np
+    import numpy as np
 
-        return _percentiles(np.asarray(scores, dtype=np.float64)[rows].mean(axis=1))
-    return _percentiles([_value(metric, samples, scores, row) for row in rows])
+    values = np.asarray(scores, dtype=np.float64)
+    if _is_mean(metric) and _is_binary(values):
+        return binomial_interval(int(values.sum()), len(values))
+    rows = _rows(len(values), seed)
+    if _is_mean(metric):
+        return _percentiles(values[rows].mean(axis=1))
+    return _percentiles([_value(metric, samples, values, row) for row in rows])
 
 
 def paired_drop(metric: CapabilityMetric, samples: Sequence[Sample], before: Any, after: Any, seed: int) -> Drop:
@@ -47,25 +48,42 @@ def paired_drop(metric: CapabilityMetric, samples: Sequence[Sample], before: Any
     n = len(samples)
     sign = 1.0 if metric.direction is Direction.HIGHER else -1.0
     one, two = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
-    if np.array_equal(one, two):
-        # Of n answers none changed: up to this share of all answers may, and each of those could lose a whole point.
-        bound = _unseen(n) if set(one.tolist()) <= {0.0, 1.0} else 0.0
-        return Drop(0.0, 0.0, bound, n)
+    worse = sign * (one - two)
+    if _is_mean(metric) and _is_binary(one) and _is_binary(two):
+        return _binary_drop(int((worse > 0).sum()), int((worse < 0).sum()), n)
+    if not worse.any():
+        # Nothing changed on n samples: up to this share of all may change, each by as much as a score was seen to be.
+        scale = max(1.0, float(np.abs(one).max(initial=0.0)))
+        bound = scale * binomial_interval(0, n)[1]
+        return Drop(0.0, -bound, bound, n)
     rows = _rows(n, seed)
     if _is_mean(metric):
-        differences = sign * (one - two)
-        values: Any = differences[rows].mean(axis=1)
-        drop = float(differences.mean())
-    else:
-        values = [sign * (_value(metric, samples, one, r) - _value(metric, samples, two, r)) for r in rows]
-        drop = sign * (metric.aggregate(samples, list(one)) - metric.aggregate(samples, list(two)))
+        return Drop(float(worse.mean()), *_percentiles(worse[rows].mean(axis=1)), n)
+    values = [sign * (_value(metric, samples, one, r) - _value(metric, samples, two, r)) for r in rows]
+    drop = sign * (metric.aggregate(samples, list(one)) - metric.aggregate(samples, list(two)))
     return Drop(drop, *_percentiles(values), n)
 
 
-def _unseen(n: int) -> float:
-    """Clopper-Pearson's 97.5 % bound on the rate of what did not occur in n trials."""
-    bound: float = 1 - 0.025 ** (1 / n)
-    return bound
+def binomial_interval(k: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's exact 95 % interval of a rate that was seen k times in n."""
+    from scipy.special import betaincinv
+
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, 0.025))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 0.975))
+    return low, high
+
+
+def _binary_drop(lost: int, gained: int, n: int) -> Drop:
+    """The difference of two rates of one sample: answers that were lost, less answers that were gained."""
+    (lost_low, lost_high), (gained_low, gained_high) = binomial_interval(lost, n), binomial_interval(gained, n)
+    drop = (lost - gained) / n
+    low = drop - ((lost / n - lost_low) ** 2 + (gained_high - gained / n) ** 2) ** 0.5
+    high = drop + ((lost_high - lost / n) ** 2 + (gained / n - gained_low) ** 2) ** 0.5
+    return Drop(drop, max(low, -1.0), min(high, 1.0), n)
+
+
+def _is_binary(values: Any) -> bool:
+    return bool(((values == 0.0) | (values == 1.0)).all())
 
 
 def _rows(n: int, seed: int) -> Any:

@@ -191,6 +191,9 @@ class CapabilityMetric(ABC):
     metric: str
     direction: Direction
     options: GenerateOptions = GenerateOptions()
+    pooled: bool = (
+        False  # a property of the whole answer (who speaks) rather than of its tokens; profiling averages then
+    )
 
     @abstractmethod
     def samples(self, request: SampleRequest) -> Iterator[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -54,6 +55,7 @@ def command(targets: tuple[str, ...], capabilities: tuple[str, ...], as_json: bo
     from nexus_core.cli.context import open_plugins
     from nexus_core.types import SampleRequest, Split
 
+    _check_writable(options["outputs"])
     plugins = open_plugins(options["names"])
     metrics = [plugins.capability_metric(name) for name in capabilities]
     request = SampleRequest(Split(options["split"]), options["samples"], options["seed"], options["data"])
@@ -64,11 +66,21 @@ def command(targets: tuple[str, ...], capabilities: tuple[str, ...], as_json: bo
         lines += _lines(row, answers)
         if as_json:
             click.echo(json.dumps({**asdict(row), "ci95": list(row.ci95)}))
-    if options["outputs"]:
-        write_atomic(options["outputs"], "".join(lines).encode())
     if not as_json:
         headers = ["target", "capability", "data", "metric", "score", "95 % interval", "n", "seconds"]
         print_table(headers, [_cells(row) for row in rows])
+    if options["outputs"]:
+        write_atomic(options["outputs"], "".join(lines).encode())
+
+
+def _check_writable(path: Path | None) -> None:
+    """Before the work, not after it."""
+    from nexus_core.errors import UsageError
+
+    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise UsageError(
+            f"--outputs {path}: {path.parent} is not a directory that can be written to", "create it first"
+        )
 
 
 def _rows(

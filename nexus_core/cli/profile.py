@@ -39,7 +39,7 @@ FEATURES = {
 )
 @click.option("--data", help="A file or directory of yours, or a benchmark that the capability knows.")
 @click.option(
-    "--resume", is_flag=True, help="Keep a finished profile of the same weights instead of refusing or repeating it."
+    "--resume", is_flag=True, help="Keep a finished profile of the same weights and size instead of measuring it again."
 )
 @click.option("--seed", type=int, default=42, show_default=True)
 @click.option("--run", type=RUN, default=Path("runs/default"), show_default=True, help="The run's directory.")
@@ -51,7 +51,7 @@ def command(ctx: click.Context, /, teacher: str | None, capability: str | None, 
     \b
     Examples:
       nexus profile --teacher zoo-reasoning --capability reasoning
-      nexus profile --teacher zoo-reasoning --capability reasoning --sample-size 50 --run runs/quick
+      nexus profile --teacher zoo-reasoning --capability reasoning --sample-size 500 --run runs/standard
       nexus profile show zoo-reasoning reasoning --plot profile.png
     """
     if ctx.invoked_subcommand is not None:
@@ -79,7 +79,7 @@ def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
     progress = _Progress(f"{row.id}/{contract.capability}")
     settings = _settings(registry, options)
     weights = weights_hash(teacher)
-    if options["resume"] and _finished(store, row.id, contract.capability, weights):
+    if options["resume"] and _finished(store, (row.id, contract.capability, weights), settings):
         progress.say("profiled already")
     else:
         profiler = Profiler(plugins, teacher, metric, contract, settings, progress.say, progress.beat)
@@ -93,11 +93,11 @@ def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
     collector = Collector(teacher, metric, profile, cache, progress.say, progress.beat)
     collector.collect(wanted, settings.seed, settings.data)
     click.echo(f"stored in {store.root / 'profiles' / row.id / contract.capability} and {cache.directory}")
-    if not any(block.non_negotiable for block in profile.blocks):
+    if not any(block.proven for block in profile.blocks):
         for note in [*profile.notes, *(block.note for block in profile.blocks)]:
             click.echo(f"note: {note}", err=True)
         click.echo(
-            "nothing non-negotiable was found; try --sample-size, --layers, or other samples with --data", err=True
+            "nothing is proven non-negotiable; try a larger --sample-size, other --layers, or other --data", err=True
         )
         sys.exit(1)
 
@@ -113,10 +113,23 @@ def _refuse_licence(row: TeacherRow) -> None:
         )
 
 
-def _finished(store: ProfileStore, teacher: str, capability: str, weights: str) -> bool:
+def _finished(store: ProfileStore, wanted: tuple[str, str, str], settings: ProfileSettings) -> bool:
+    """Whether what is stored is what is asked for; a damaged, foreign or differently measured profile is named."""
+    from nexus_core.errors import NexusError
+
+    teacher, capability, weights = wanted
     if not store.root.is_dir() or (teacher, capability) not in store.profiles():
         return False
-    store.read(teacher, capability, weights)  # a damaged or foreign profile is named here, not taken for finished
+    stored = store.read(teacher, capability, weights)
+    asked: dict[str, Any] = {"samples": settings.sample_size + settings.verify, "seed": settings.seed}
+    found: dict[str, Any] = {"samples": stored.n, "seed": stored.seed}
+    if settings.layers:
+        asked["blocks"], found["blocks"] = sorted(settings.layers), sorted(block.block for block in stored.blocks)
+    if differing := [f"{key} {found[key]}, not {asked[key]}" for key in asked if asked[key] != found[key]]:
+        raise NexusError(
+            f"the stored profile of {teacher}/{capability} was measured otherwise: {'; '.join(differing)}",
+            "leave out --resume to measure again in its place, or give another --run",
+        )
     return True
 
 

@@ -50,6 +50,7 @@ def load_hf_teacher(
             "check that config.json, *.safetensors and the tokenizer files are complete",
         ) from error
     unused = check_loaded(source.path, report)
+    check_finite(source.path, model)
     if options.quantization == "nf4":
         _keep_unpacked(model)
     return HFTeacher(source, detection, model, tokenizer, unused)
@@ -142,6 +143,15 @@ def check_loaded(path: Path, report: dict[str, Any]) -> tuple[str, ...]:
             f"{path}: {'; '.join(said)}", "the checkpoint is incomplete, or config.json is another model's"
         )
     return tuple(sorted(report["unexpected_keys"]))
+
+
+def check_finite(path: Path, model: Any) -> None:
+    """A checkpoint with NaN in it loads, answers nonsense and scores 0: it is refused by the tensor's name instead."""
+    import torch
+
+    bad = [name for name, p in model.named_parameters() if p.is_floating_point() and not torch.isfinite(p).all()]
+    if bad:
+        raise ModelError(f"{path}: {_listed(bad)} holds NaN or infinity", "restore the checkpoint from where it came")
 
 
 def _listed(names: Sequence[str]) -> str:

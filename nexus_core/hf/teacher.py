@@ -176,12 +176,14 @@ class HFTeacher(Teacher):
         return {name: tensor.to(self._model.device) for name, tensor in batch.items()}
 
     def _until_end(self, row: list[int]) -> list[int]:
-        """Generation pads a finished row until its batch ends."""
+        """Generation pads a finished row until its batch ends; a row may also have ended at a stop string."""
         ends = self._model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         for position, token in enumerate(row):
             if token in ends:
                 return row[: position + 1]
+            if token == self._tokenizer.pad_token_id:
+                return row[:position]
         return row
 
 

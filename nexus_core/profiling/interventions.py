@@ -101,6 +101,32 @@ class Project(Intervention):
         return self.site.module.register_forward_hook(hook)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Blur(Intervention):
+    """h <- h + V^T e at answer positions, with e normal and seeded: noise inside the space that V spans."""
+
+    site: Site
+    basis: torch.Tensor  # V: (r, d), orthonormal rows
+    deviation: torch.Tensor  # (r,) of e
+    seed: int
+
+    @property
+    def answers_only(self) -> bool:
+        return True
+
+    def attach(self, rows: slice, positions: Positions) -> RemovableHandle:
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            hidden = hidden_of(output)[rows]  # (b, T, d)
+            noise = torch.randn(*hidden.shape[:2], len(self.deviation), generator=generator) * self.deviation
+            changed = hidden + noise.to(hidden) @ self.basis.to(hidden)
+            mask = positions.of(rows, hidden.shape[1])
+            return _with_rows(output, rows, changed if mask is None else torch.where(mask[..., None], changed, hidden))
+
+        return self.site.module.register_forward_hook(hook)
+
+
 @dataclass(frozen=True, slots=True)
 class Silence(Intervention):
     """Zero some groups (heads, or channels `start:stop` of an MLP) of what a projection reads."""

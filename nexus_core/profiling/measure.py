@@ -12,7 +12,7 @@ import torch
 
 from nexus_core.profiling.capture import capture
 from nexus_core.profiling.causal import decide, drops
-from nexus_core.profiling.interventions import Bypass, Intervention, Project, Silence, Together
+from nexus_core.profiling.interventions import Blur, Bypass, Intervention, Project, Silence, Together
 from nexus_core.profiling.model import (
     ComponentClass,
     ComponentResult,
@@ -26,7 +26,18 @@ from nexus_core.profiling.sites import Site
 from nexus_core.types import Thresholds
 
 GROUP = 16  # components beyond the singly tested ones are projected out this many at a time
+NOISE_LEVELS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of all variance; half an order of magnitude apart
 CHUNKS = 8  # parts of an MLP's channels that are silenced in turn
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Samples to search on and others to verify on, the largest drop that passes, and the seed of the intervals."""
+
+    search: Sequence[int]
+    verify: Sequence[int]
+    limit: float
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +131,22 @@ def classify_together(
 
 
 def reconstruct(
-    scorer: Scorer,
-    spectrum: Spectrum,
-    components: Sequence[ComponentResult],
-    order: Sequence[int],
-    limit: float,
-    seed: int,
+    scorer: Scorer, spectrum: Spectrum, components: Sequence[ComponentResult], trial: Trial
 ) -> tuple[tuple[int, ...], list[ReconstructionResult]]:
-    """Keep only the non-negotiable components, then more, until the metric falls by less than `limit`.
+    """Keep only the non-negotiable components, then more, until the metric falls by less than the limit.
 
-    The next ones are those with the largest drop, then the largest variance; their number doubles. Returns the kept set.
+    The next ones are those with the largest drop, then the largest variance; their number doubles. What holds on the
+    samples it was sought on must hold on the verification samples too. Returns the kept set and every attempt.
     """
     kept = [c.index for c in components if c.cls is ComponentClass.NON_NEGOTIABLE]
     waiting = sorted((c for c in components if c.index not in kept), key=lambda c: (-c.drop, c.index))
     tried: list[ReconstructionResult] = []
     while True:
         kept.sort()
-        tried.append(_reconstruction(scorer, spectrum, kept, order, limit, seed))
+        for samples in (trial.search, trial.verify):
+            tried.append(_reconstruction(scorer, spectrum, kept, samples, trial))
+            if not tried[-1].passed:
+                break
         if tried[-1].passed or not waiting:
             return tuple(kept), tried
         more = max(1, len(kept))
@@ -144,19 +154,35 @@ def reconstruct(
         waiting = waiting[more:]
 
 
+def tolerance(scorer: Scorer, spectrum: Spectrum, kept: Sequence[int], trial: Trial) -> float | None:
+    """The largest noise inside the kept space, relative to all variance, at which the metric still holds; 0: none does."""
+    pca = spectrum.pca.select(list(kept))
+    if not kept or not pca.variance.sum():
+        return None
+    basis = torch.from_numpy(np.ascontiguousarray(pca.basis, dtype=np.float32))
+    held = 0.0
+    for relative in NOISE_LEVELS:
+        scale = relative * spectrum.pca.total_variance / pca.variance.sum()
+        deviation = torch.from_numpy(np.sqrt(scale * pca.variance).astype(np.float32))
+        (drop,), _ = drops(scorer, [Blur(spectrum.site, basis, deviation, trial.seed)], trial.verify, trial.seed)
+        if drop.value >= trial.limit:
+            break
+        held = relative
+    return held
+
+
 def reconstruct_together(
     scorer: Scorer,
     spectra_and_kept: Sequence[tuple[Spectrum, Sequence[int]]],
-    order: Sequence[int],
-    limit: float,
-    seed: int,
+    trial: Trial,
 ) -> ReconstructionResult:
     """All chosen blocks at once reduced to what is kept of each."""
     parts = tuple(spectrum.project(kept, keep=True) for spectrum, kept in spectra_and_kept)
-    (drop,), scores = drops(scorer, [Together(parts)], order, seed)
+    (drop,), scores = drops(scorer, [Together(parts)], trial.verify, trial.seed)
     lost = [1 - _explained(spectrum.pca, kept) for spectrum, kept in spectra_and_kept]
     k = sum(len(kept) for _, kept in spectra_and_kept)
-    return ReconstructionResult(None, k, scorer.value(scores[0], order), drop.value, limit, max(lost), drop.n)
+    value = scorer.value(scores[0], trial.verify)
+    return ReconstructionResult(None, k, value, drop.value, trial.limit, max(lost), drop.n, drop.low, drop.high)
 
 
 def _explained(pca: PCA, kept: Sequence[int]) -> float:
@@ -165,12 +191,12 @@ def _explained(pca: PCA, kept: Sequence[int]) -> float:
 
 
 def _reconstruction(
-    scorer: Scorer, spectrum: Spectrum, kept: Sequence[int], order: Sequence[int], limit: float, seed: int
+    scorer: Scorer, spectrum: Spectrum, kept: Sequence[int], samples: Sequence[int], trial: Trial
 ) -> ReconstructionResult:
-    (drop,), scores = drops(scorer, [spectrum.project(kept, keep=True)], order, seed)
-    value = scorer.value(scores[0], order)
-    error = 1 - _explained(spectrum.pca, kept)
-    return ReconstructionResult(spectrum.site.name, len(kept), value, drop.value, limit, error, drop.n)
+    (drop,), scores = drops(scorer, [spectrum.project(kept, keep=True)], samples, trial.seed)
+    value, error = scorer.value(scores[0], samples), 1 - _explained(spectrum.pca, kept)
+    name, k = spectrum.site.name, len(kept)
+    return ReconstructionResult(name, k, value, drop.value, trial.limit, error, drop.n, drop.low, drop.high)
 
 
 def silence_heads(scorer: Scorer, site: Site, order: Sequence[int], seed: int) -> list[HeadResult]:

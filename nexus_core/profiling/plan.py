@@ -1,7 +1,8 @@
 """From what was measured to what the student must hold: adapter ranks, reserved channels, loss weights, anchor limits.
 
-The rank of an adapter is the intrinsic dimension of the non-negotiable space, never a number of neurons: the fewest
-components that hold `variance_fraction` of that space's own variance, and at most what the contract allows.
+The rank of an adapter is a number of directions, never of neurons: as many as the reconstruction check needed to keep the
+metric. It is at least the number of non-negotiable components, each of which has a channel of its own, and so never below
+their intrinsic dimension (the fewest that hold `variance_fraction` of their variance); and at most what the contract allows.
 """
 
 from __future__ import annotations
@@ -45,13 +46,18 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """One adapter site. `k` is the size of the stored basis; `max_anchor_error` is None when no check gave one."""
+    """One adapter site. `k` is the size of the stored basis, `needed` what the reconstruction check asks for (None: it
+    was not made, or never passed). `non_negotiable` counts the `proven` components and those that are so by caution.
+    `max_anchor_error` is the noise inside the protected space that the metric is known to bear; None: not measured.
+    """
 
     block: str
     index: int
     k: int
     non_negotiable: int
+    proven: int
     intrinsic_dimension: int
+    needed: int | None
     rank: int
     slots: tuple[Slot, ...]
     max_anchor_error: float | None
@@ -66,8 +72,7 @@ class BlockPlan:
 class CapabilityPlan:
     """What one teacher's profile of one capability asks of the student.
 
-    `special_handling` is not empty when no adapter can be planned yet, and says what to measure instead.
-    `joint_anchor_error` is the limit that held with all blocks replaced at once.
+    `special_handling` is not empty when the measurements do not carry the plan, and says what to do first.
     """
 
     teacher: str
@@ -76,7 +81,6 @@ class CapabilityPlan:
     variance_fraction: float
     rank_cap: int
     blocks: tuple[BlockPlan, ...]
-    joint_anchor_error: float | None
     special_handling: str = ""
 
 
@@ -98,10 +102,6 @@ def plan_capability(profile: CapabilityProfile, contract: Contract, settings: Pl
         )
     costs = [component.drop for block in profile.blocks for component in block.non_negotiable]
     weight = _loss_weight(contract.thresholds.non_negotiable, max(costs, default=0.0), settings)
-    special = ""
-    if not costs:
-        tried = ", ".join(block.block for block in profile.blocks) or "no block"
-        special = f"no non-negotiable component was measured ({tried}): use more samples, other blocks or perturbations"
     return CapabilityPlan(
         teacher=profile.teacher,
         capability=profile.capability,
@@ -109,8 +109,40 @@ def plan_capability(profile: CapabilityProfile, contract: Contract, settings: Pl
         variance_fraction=settings.variance_fraction,
         rank_cap=contract.rank_cap,
         blocks=tuple(_block(block, profile, contract.rank_cap, settings, weight) for block in profile.blocks),
-        joint_anchor_error=_anchor_error(profile.reconstruction, None),
-        special_handling=special,
+        special_handling="; ".join(_special(profile)),
+    )
+
+
+def _special(profile: CapabilityProfile) -> list[str]:
+    """Why the measurements do not carry a plan yet."""
+    tried = ", ".join(block.block for block in profile.blocks) or "no block"
+    cautious = sum(len(block.non_negotiable) for block in profile.blocks)
+    found = []
+    if not cautious:
+        found.append(
+            f"no non-negotiable component was measured ({tried}): use more samples, other blocks or perturbations"
+        )
+    elif not any(block.proven for block in profile.blocks):
+        found.append(f"no component is proven non-negotiable ({tried}), {cautious} by caution alone: use more samples")
+    for block in profile.blocks:
+        checks = _checks(profile, block.block)
+        if checks and not any(check.passed for check in checks):
+            found.append(f"{block.block}: {_never_passed(checks)}: use more components, or another block")
+    if any(not check.passed for check in _checks(profile, None)):
+        found.append("the blocks keep the metric one by one, not all at once: use fewer blocks, or keep more of each")
+    return found
+
+
+def _checks(profile: CapabilityProfile, block: str | None) -> list[ReconstructionResult]:
+    """The reconstruction checks of one block (None: of all at once), in the order in which they were made."""
+    return [check for check in profile.reconstruction if check.block == block]
+
+
+def _never_passed(checks: Sequence[ReconstructionResult]) -> str:
+    best = min(checks, key=lambda check: check.drop)
+    return (
+        f"the reconstruction check never passed (the best, of {best.k} directions, loses {best.drop:.4g}; "
+        f"allowed is less than {best.max_drop:.4g})"
     )
 
 
@@ -129,58 +161,90 @@ def _loss_weight(threshold: float, largest: float, settings: PlanSettings) -> Ca
 def _block(
     block: BlockProfile, profile: CapabilityProfile, cap: int, settings: PlanSettings, weight: Callable[[float], float]
 ) -> BlockPlan:
-    needed = block.non_negotiable
-    dimension = smallest_k([component.variance_fraction for component in needed], settings.variance_fraction)
-    costliest = sorted(needed, key=lambda component: (-component.drop, component.index))[:cap]
-    error = _anchor_error(profile.reconstruction, block.block)
+    found = block.non_negotiable
+    dimension = smallest_k([component.variance_fraction for component in found], settings.variance_fraction)
+    checks = _checks(profile, block.block)
+    needed = block.pca.k if any(check.passed for check in checks) else None
+    wanted = max(dimension, len(found), needed or 0)
+    rank = min(wanted, cap)
+    costliest = sorted(found, key=lambda component: (-component.drop, component.index))
     return BlockPlan(
         block=block.block,
         index=block.index,
         k=block.pca.k,
-        non_negotiable=len(needed),
+        non_negotiable=len(found),
+        proven=len(block.proven),
         intrinsic_dimension=dimension,
-        rank=min(dimension, cap),
-        slots=tuple(Slot(i, c.index, c.drop, weight(c.drop)) for i, c in enumerate(costliest)),
-        max_anchor_error=error,
+        needed=needed,
+        rank=rank,
+        slots=tuple(Slot(i, c.index, c.drop, weight(c.drop)) for i, c in enumerate(costliest[:rank])),
+        max_anchor_error=block.tolerance,
         reasons=(
-            *_rank_reasons(block, needed, dimension, cap, settings.variance_fraction),
-            *_anchor_reasons(profile.reconstruction, block.block, error),
+            *_component_reasons(block, dimension, settings.variance_fraction),
+            *_check_reasons(block, checks),
+            *_cap_reasons(wanted, rank, costliest),
+            *_anchor_reasons(block),
         ),
     )
 
 
-def _rank_reasons(
-    block: BlockProfile, needed: Sequence[ComponentResult], dimension: int, cap: int, fraction: float
-) -> list[str]:
-    if not needed:
+def _component_reasons(block: BlockProfile, dimension: int, fraction: float) -> list[str]:
+    count, proven = len(block.non_negotiable), len(block.proven)
+    if not count:
         tried = f"{len(block.components)} components tested" if block.components else "no component tested"
         note = f": {block.note}" if block.note else ""
-        return [f"rank 0: no non-negotiable component found, {tried}{note}"]
-    count = len(needed)
-    reasons = [f"{dimension} of {count} non-negotiable components hold {fraction:.0%} of their variance"]
-    if dimension > cap:
-        reasons.append(f"capped: the contract allows rank {cap}, {dimension - cap} dimensions are given up")
-    if count > cap:
-        reasons.append(f"channels for {cap} of {count} non-negotiable components: the contract allows no more")
-    elif count > dimension:
-        reasons.append(f"each of the {count} components costs the capability when it is lost: reserve {count} channels")
-    if undecided := sum(component.undecided for component in needed):
-        reasons.append(f"{undecided} of {count} are non-negotiable by caution: their intervals decided no class")
+        return [f"no non-negotiable component found, {tried}{note}"]
+    reasons = [
+        f"{dimension} of {count} non-negotiable components hold {fraction:.0%} of their variance",
+        f"{proven} proven non-negotiable, {count - proven} by caution",
+    ]
+    if proven:
+        reasons.append(
+            "each proven component, or the group that it was tested in, costs the capability when it is lost"
+        )
+    if proven < count:
+        reasons.append("by caution: the interval decided no class, and did not exclude this one")
     return reasons
 
 
-def _anchor_error(checks: Sequence[ReconstructionResult], block: str | None) -> float | None:
-    """The largest error at which the metric still held: an anchor that is as near is known to be near enough."""
-    return max((check.anchor_error for check in checks if check.block == block and check.passed), default=None)
+def _check_reasons(block: BlockProfile, checks: Sequence[ReconstructionResult]) -> list[str]:
+    """Whether the kept directions suffice, and what fewer of them lost."""
+    if not checks:
+        return ["no reconstruction check: that these directions suffice is not known"]
+    first, passed = checks[0], [check for check in checks if check.passed]
+    if not passed:
+        return [_never_passed(checks)]
+    if first.passed:
+        reasons = [f"{first.k} directions alone keep the metric (they lose {first.drop:.2f})"]
+    else:
+        lost = f"{first.k} directions alone lose {first.drop:.2f}"
+        reasons = [f"{lost}; {block.pca.k} are needed by the reconstruction check"]
+    last = passed[-1]
+    if last.undecided:
+        reasons.append(
+            f"the check is undecided: its drop may be {last.high:.4g}, allowed is less than {last.max_drop:.4g}"
+        )
+    return reasons
 
 
-def _anchor_reasons(checks: Sequence[ReconstructionResult], block: str, error: float | None) -> list[str]:
-    if error is not None:
+def _cap_reasons(wanted: int, rank: int, costliest: Sequence[ComponentResult]) -> list[str]:
+    if wanted == rank:
         return []
-    drops = [check.drop for check in checks if check.block == block]
-    if not drops:
-        return ["no anchor limit: this block was not reconstructed alone"]
-    return [f"no anchor limit: no reconstruction kept the metric (the best lost {min(drops):.4g})"]
+    reasons = [f"capped: the contract allows rank {rank}, {wanted - rank} dimensions are given up"]
+    if left := sorted(component.index for component in costliest[rank:]):
+        names = ", ".join(map(str, left))
+        reasons.append(
+            f"channels for the {rank} costliest of {len(costliest)} non-negotiable components; left out: {names}"
+        )
+    return reasons
+
+
+def _anchor_reasons(block: BlockProfile) -> list[str]:
+    if block.tolerance is not None:
+        return []
+    if not block.pca.k:
+        return ["no anchor limit: nothing is protected here"]
+    return ["no anchor limit: not measured: no size of noise inside the protected space is known to keep the metric"]
 
 
 # --- as documents -----------------------------------------------------------------------------------------------
@@ -203,7 +267,9 @@ def capacity_entry(plan: CapabilityPlan) -> dict[str, Any]:
                 "block": block.block,
                 "rank": block.rank,
                 "intrinsic_dimension": block.intrinsic_dimension,
+                "needed_by_reconstruction": block.needed,
                 "non_negotiable": block.non_negotiable,
+                "proven": block.proven,
                 "reserved_channels": block.reserved_channels,
                 "reasons": list(block.reasons),
             }
@@ -213,10 +279,9 @@ def capacity_entry(plan: CapabilityPlan) -> dict[str, Any]:
 
 
 def constraints_entry(plan: CapabilityPlan) -> dict[str, Any]:
-    """For recovery_constraints.json: how far training may leave the teacher's coordinates, measured, or null."""
+    """For recovery_constraints.json: how far training may leave the teacher's coordinates, or null and why."""
     return {
         "weights_hash": plan.weights_hash,
-        "joint_max_anchor_error": plan.joint_anchor_error,
         "layers": {
             str(block.index): {
                 "block": block.block,

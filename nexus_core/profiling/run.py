@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass, field, replace
 
 from nexus_core.errors import ModelError, NexusError
 from nexus_core.plugins import Plugins
@@ -30,6 +28,7 @@ from nexus_core.profiling.model import (
 from nexus_core.profiling.perturb import perturbed_decoding, perturbed_prompts, perturbed_weights
 from nexus_core.profiling.scoring import Scorer
 from nexus_core.profiling.sites import Site, find_sites
+from nexus_core.stats import binomial_interval
 from nexus_core.types import CapabilityMetric, Contract, PilotScores, Teacher
 
 Say = Callable[[str], None]
@@ -80,12 +79,14 @@ class Profiler:
         started = time.monotonic()
         settings = self.settings
         samples = draw_samples(self.metric, settings.sample_size + settings.verify, settings.seed, settings.data)
+        self._check_layers()
         sites = find_sites(self.teacher, self.teacher.encode(samples[:2]))
         self.say(f"baseline on {len(samples)} samples")
         scorer = Scorer(self.teacher, self.metric, samples, self.heartbeat)
         order, verify = split_off(samples, settings.verify)
-        self._refuse_hopeless(scorer)
         findings = _Findings()
+        self._warn_of_few(len(order), findings)
+        self._refuse_hopeless(scorer)
         pilot = self._pilot(scorer, sites, order, findings)
         chosen = self._choose(pilot, sites, scorer, findings)
         self.say(f"blocks: {', '.join(site.name for site in chosen) or 'none'}")
@@ -101,6 +102,23 @@ class Profiler:
                 f"({len(scorer.samples)} samples): there is nothing to protect",
                 "choose a capability that this teacher has: nexus eval TEACHER --capability NAME",
             )
+
+    def _check_layers(self) -> None:
+        known = list(self.teacher.blocks)
+        if strangers := [name for name in self.settings.layers if name not in known]:
+            raise NexusError(f"{strangers[0]!r} is not a block of this teacher", f"its blocks: {', '.join(known)}")
+        if len(set(self.settings.layers)) < len(self.settings.layers):
+            raise NexusError("a block is named twice in --layers", "name each once")
+
+    def _warn_of_few(self, n: int, findings: _Findings) -> None:
+        """What so few samples cannot decide, before anybody waits for it."""
+        threshold = self.contract.thresholds.non_negotiable
+        if (bound := binomial_interval(0, n)[1]) > threshold:
+            findings.notes.append(
+                f"with {n} samples even a component that changes no answer may cost {bound:.3f}, above the {threshold:g} of "
+                "a non-negotiable one: what is not shown to be harmless is protected by caution"
+            )
+            self.say(findings.notes[-1])
 
     def _pilot(
         self, scorer: Scorer, sites: Sequence[Site], order: Sequence[int], findings: _Findings
@@ -126,18 +144,16 @@ class Profiler:
     ) -> list[Site]:
         by_name = {site.name: site for site in sites}
         if self.settings.layers:
-            if strangers := [name for name in self.settings.layers if name not in by_name]:
-                raise NexusError(
-                    f"{strangers[0]!r} is not a block of this teacher", f"its blocks: {', '.join(by_name)}"
-                )
             return [by_name[name] for name in self.settings.layers]
-        if findings.notes:
-            return []
         scores = PilotScores(
             pilot, scorer.value(scorer.baseline.scores, range(len(scorer.samples))), self.settings.pilot
         )
         names = self.plugins.select_layers(self.teacher, self.metric.name, scores, self.settings.blocks)
-        return sorted((by_name[name] for name in names), key=lambda site: site.index)
+        # A block whose bypass costs nothing carries nothing, whoever proposes it.
+        carrying = [name for name in names if pilot[name] >= self.contract.thresholds.recoverable]
+        if carrying and len(carrying) < len(names):
+            findings.notes.append(f"only {len(carrying)} of the {len(names)} blocks that were proposed cost anything")
+        return sorted((by_name[name] for name in carrying), key=lambda site: site.index)
 
     def _blocks(
         self,
@@ -147,31 +163,31 @@ class Profiler:
         verify: Sequence[int],
         findings: _Findings,
     ) -> None:
-        last = max((site.index for site in chosen), default=0)
+        last = len(self.teacher.blocks) - 1
         done: list[tuple[measure.Spectrum, Sequence[int]]] = []
+        trial = measure.Trial(order[: len(verify)], verify, self.settings.max_drop, self.settings.seed)
         for site in chosen:
             k = self.settings.k_middle if 0 < site.index < last else self.settings.k
             self.say(f"{site.name}: spectrum and causal test")
             # One block per pass: a covariance of a wide model is large, and only one is in memory at a time.
             (spectrum,) = measure.spectra(scorer, [site], order, k, self._pooled)
             components, note = self._classify(scorer, spectrum, order)
-            kept, tried = measure.reconstruct(
-                scorer, spectrum, components, verify, self.settings.max_drop, self.settings.seed
-            )
+            kept, tried = measure.reconstruct(scorer, spectrum, components, trial)
             findings.reconstruction += tried
             if not tried[-1].passed:
                 lost = f"even all {tried[-1].k} components lose {tried[-1].drop:.4g} on the verification samples"
                 note = f"{note}; {lost}" if note else lost
             done.append((spectrum, kept))
-            findings.blocks.append(self._block(scorer, spectrum, components, kept, note, [*order, *verify]))
+            block = self._block(scorer, spectrum, components, kept, note, [*order, *verify])
+            held = measure.tolerance(scorer, spectrum, kept, trial) if tried[-1].passed else None
+            findings.blocks.append(replace(block, tolerance=held))
         if len(done) > 1:
-            together = measure.reconstruct_together(scorer, done, verify, self.settings.max_drop, self.settings.seed)
-            findings.reconstruction.append(together)
+            findings.reconstruction.append(measure.reconstruct_together(scorer, done, trial))
 
     @property
     def _pooled(self) -> bool:
         """Whether the capability is a property of the whole answer (who speaks), not of its tokens."""
-        return bool(getattr(self.metric, "pooled", False))
+        return self.metric.pooled
 
     def _block(
         self,
@@ -205,24 +221,22 @@ class Profiler:
             return [], "this block's output does not vary over the answers: no component to test"
         thresholds, seed = self.contract.thresholds, self.settings.seed
         components = measure.classify_components(scorer, spectrum, order, thresholds, self.settings.components, seed)
-        if any(c.cls is ComponentClass.NON_NEGOTIABLE for c in components):
+        if any(_proven(c) for c in components):
             return components, ""
         together = measure.classify_together(scorer, spectrum, order, thresholds, seed)
-        if together[0].cls is ComponentClass.NON_NEGOTIABLE:
+        if _proven(together[0]):
             return (
                 together,
                 "no component is non-negotiable alone, all together are: the capability is spread over them",
             )
         return components, (
-            f"no non-negotiable component: {len(components)} tested singly and in groups, and all at once, on up to "
-            f"{len(order)} samples"
+            f"no component is proven non-negotiable: {len(components)} tested singly and in groups, and all at once, on "
+            f"up to {len(order)} samples"
         )
 
     def _perturb(self, scorer: Scorer, chosen: Sequence[Site], order: Sequence[int], findings: _Findings) -> None:
-        seed, some = (
-            self.settings.seed,
-            order[:64],
-        )  # a table for people, whose intervals say how little 64 samples know
+        seed = self.settings.seed
+        some = order[:64]  # a table for people, whose intervals say how little 64 samples know
         for site in chosen:
             self.say(f"{site.name}: heads, channels, noise, low rank")
             findings.heads += measure.silence_heads(scorer, site, some, seed)
@@ -265,6 +279,11 @@ class Profiler:
         )
 
 
+def _proven(component: ComponentResult) -> bool:
+    """Whether the whole interval says non-negotiable; caution alone is no proof."""
+    return component.cls is ComponentClass.NON_NEGOTIABLE and not component.undecided
+
+
 def weights_hash(teacher: Teacher) -> str:
     """SHA-256 over the names, shapes, types and bytes of all tensors: the identity of a teacher's weights."""
     import torch
@@ -272,5 +291,6 @@ def weights_hash(teacher: Teacher) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(teacher.model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()).tobytes())
+        # A view of bytes needs a dimension, which a counter (BatchNorm's) does not have.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nexus_core.profiling.model import BlockProfile, CapabilityProfile, ComponentResult
+from nexus_core.profiling.artifacts.formats import plain
+from nexus_core.profiling.model import BlockProfile, CapabilityProfile, ComponentResult, ReconstructionResult
 from nexus_core.profiling.overlap import Overlap
 
 Table = tuple[str, Sequence[str], list[list[str]]]
@@ -33,8 +34,9 @@ def _summary(profile: CapabilityProfile) -> Table:
 
 
 def _verdict(block: BlockProfile) -> str:
-    count = len(block.non_negotiable)
-    text = f"{count} of {len(block.components)} components non-negotiable, {block.pca.k} of {block.dim} directions kept"
+    proven = len(block.proven)
+    found = f"{proven} proven non-negotiable, {len(block.non_negotiable) - proven} by caution"
+    text = f"{found}, of {len(block.components)} components; {block.pca.k} of {block.dim} directions kept"
     return f"{text}; {block.note}" if block.note else text
 
 
@@ -74,12 +76,20 @@ def _reconstruction(profile: CapabilityProfile) -> Table:
             str(r.k),
             f"{r.score:.3f}",
             f"{r.drop:+.3f}",
+            _interval(r) if r.has_interval else "-",
             str(r.n),
-            "ok" if r.passed else "too much",
+            _result(r),
         ]
         for r in profile.reconstruction
     ]
-    return "reconstruction: only the kept directions left", ["block", "k", "score", "drop", "n", "result"], rows
+    headers = ["block", "k", "score", "drop", INTERVAL, "n", "result"]
+    return "reconstruction: only the kept directions left", headers, rows
+
+
+def _result(check: ReconstructionResult) -> str:
+    if not check.passed:
+        return "too much"
+    return "ok, undecided" if check.undecided else "ok"
 
 
 def _heads(profile: CapabilityProfile) -> Table:
@@ -117,5 +127,58 @@ def _number(value: float | None) -> str:
 
 
 def document(profile: CapabilityProfile) -> dict[str, Any]:
-    """Everything but the arrays, under the names of the tables."""
-    return {title: [dict(zip(headers, row, strict=True)) for row in rows] for title, headers, rows in tables(profile)}
+    """Everything but the arrays and the teacher's answers, as numbers under fixed names; what is not finite is null."""
+    found: dict[str, Any] = plain(
+        {
+            "teacher": profile.teacher,
+            "weights_hash": profile.weights_hash,
+            "capability": profile.capability,
+            "metric": profile.metric,
+            "direction": profile.direction.value,
+            "baseline_score": profile.baseline_score,
+            "n": profile.n,
+            "blocks": [_block(block) for block in profile.blocks],
+            "reconstruction": [_check(check) for check in profile.reconstruction],
+            "heads": profile.heads,
+            "perturbations": profile.perturbations,
+            "pilot": profile.pilot,
+            "notes": profile.notes,
+            "seconds": profile.seconds,
+        }
+    )
+    return found
+
+
+def _block(block: BlockProfile) -> dict[str, Any]:
+    return {
+        "block": block.block,
+        "index": block.index,
+        "dim": block.dim,
+        "k": block.pca.k,
+        "non_negotiable": len(block.non_negotiable),
+        "proven": len(block.proven),
+        "tolerance": block.tolerance,
+        "components": [_component(component) for component in block.components],
+        "note": block.note,
+    }
+
+
+def _component(component: ComponentResult) -> dict[str, Any]:
+    found: dict[str, Any] = plain(component)
+    found["class"] = found.pop("cls")
+    return found
+
+
+def _check(check: ReconstructionResult) -> dict[str, Any]:
+    interval = {"low": check.low, "high": check.high} if check.has_interval else {}
+    return {
+        "block": check.block,
+        "k": check.k,
+        "score": check.score,
+        "drop": check.drop,
+        **interval,
+        "max_drop": check.max_drop,
+        "n": check.n,
+        "passed": check.passed,
+        "undecided": check.undecided,
+    }

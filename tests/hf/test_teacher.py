@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from nexus_core.errors import ModelError
 from nexus_core.hf import HFTeacher, load_hf_teacher
+from nexus_core.testing import tiny
 from nexus_core.types import Category, Detection, GenerateOptions, LoadOptions, ModelSource, Sample, Teacher
 
 PROMPTS = ["a", "one two three", "The quick brown fox jumps over the lazy dog.", "xyz"]
@@ -154,3 +156,26 @@ def test_a_prompt_longer_than_the_model_loses_its_beginning(load):
     assert len(ids) == 128
     assert teacher.processor.decode(ids[-3:]) == "end"
     assert len(teacher.generate([Sample("0", "x" * 300, "")], GenerateOptions(max_new_tokens=8))) == 1
+
+
+def test_an_answer_that_a_stop_string_ended_has_no_padding_in_it(tmp_path):
+    """The rows of a batch end at different places; what fills them up is no answer token."""
+    path = tiny.save_causal_lm(tmp_path, "llama")
+    teacher = load_hf_teacher(ModelSource(path), LoadOptions(), Detection(Category.TRANSFORMERS, "llama", 1.0, "test"))
+    samples = [Sample(str(i), text, "") for i, text in enumerate(["a", "bc", "def", "ghij", "klmno"])]
+    free = teacher.generate_tokens(samples, GenerateOptions(max_new_tokens=12))
+    common = max(set("".join(teacher.decode_tokens(free, GenerateOptions()))), key="".join(map(str, free)).count)
+    stopped = teacher.generate_tokens(samples, GenerateOptions(max_new_tokens=12, stop=(common,)))
+    assert len({len(row) for row in stopped}) > 1, "no row ended early: the test would prove nothing"
+    assert all(teacher.processor.pad_token_id not in row for row in stopped)
+
+
+def test_nan_weights_are_refused_by_name(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = tiny.save_causal_lm(tmp_path, "llama")
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN"):
+        load_hf_teacher(ModelSource(path), LoadOptions(), Detection(Category.TRANSFORMERS, "llama", 1.0, "test"))

@@ -77,9 +77,19 @@ def test_few_samples_leave_it_undecided_and_the_stronger_class_stands(scorer, sp
 def test_the_protected_space_alone_reconstructs_the_task(planted, scorer, spectrum):
     found = measure.classify_components(scorer, spectrum, range(200), THRESHOLDS, single=8, seed=42)
     only = [c for c in found if c.index < len(planted.subspace)]
-    kept, tried = measure.reconstruct(scorer, spectrum, only, range(200, 250), limit=0.01, seed=42)
+    trial = measure.Trial(range(200, 250), range(250, 300), limit=0.01, seed=42)
+    kept, tried = measure.reconstruct(scorer, spectrum, only, trial)
     assert len(kept) == len(planted.subspace)
-    assert [attempt.passed for attempt in tried] == [True]
+    assert [attempt.passed for attempt in tried] == [True, True]  # where it was sought, and where it is verified
+    assert tried[-1].undecided  # 50 samples cannot exclude a loss of one point
     one_short = [c for c in only if c.index != 0]
-    _, tried = measure.reconstruct(scorer, spectrum, one_short, range(200, 250), limit=0.01, seed=42)
+    _, tried = measure.reconstruct(scorer, spectrum, one_short, trial)
     assert not tried[0].passed
+
+
+def test_the_tolerance_is_where_noise_begins_to_cost(planted, scorer, spectrum):
+    trial = measure.Trial(range(50), range(50, 150), limit=0.01, seed=42)
+    held = measure.tolerance(scorer, spectrum, range(len(planted.subspace)), trial)
+    assert held in measure.NOISE_LEVELS[:-1]  # codes a little apart bear a little noise, and not any
+    assert measure.tolerance(scorer, spectrum, range(10, 14), trial) == measure.NOISE_LEVELS[-1]  # free directions
+    assert measure.tolerance(scorer, spectrum, [], trial) is None

@@ -117,6 +117,7 @@ def _encode_block(block: BlockProfile, profile: CapabilityProfile, head: Mapping
         "total_variance": block.pca.total_variance,
         "rows": block.pca.n,
         "scale": scale.tolist(),
+        "tolerance": block.tolerance,
         "note": block.note,
         "pca_note": block.pca.note,
         "tokenizer": dict(profile.tokenizer),
@@ -198,6 +199,7 @@ def _decode_block(folder: str, files: Mapping[str, bytes], layer: int, row: Mapp
         explained_variance=tuple(data["explained_variance"]),
         components=tuple(_component(each) for each in row["components"]),
         note=meta.note,
+        tolerance=None if meta.tolerance is None else float(meta.tolerance),
     )
 
 
@@ -232,6 +234,7 @@ class _Meta:
     positions: str
     total_variance: float
     rows: int
+    tolerance: float | None
     note: str
     pca_note: str
 

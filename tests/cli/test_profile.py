@@ -58,7 +58,8 @@ def test_profile_show_resume_and_a_damaged_artifact(tmp_path):
     picture = tmp_path / "profile.png"
     shown = run("show", "zoo-code", "code", "--run", str(tmp_path), "--json", "--plot", str(picture))
     document = json.loads(shown.stdout)
-    assert any("components projected out" in title for title in document)
+    assert document["blocks"] and all(block["components"] for block in document["blocks"])
+    assert {type(component["drop"]) for block in document["blocks"] for component in block["components"]} == {float}
     assert picture.read_bytes().startswith(b"\x89PNG")
 
     basis = next(profile.glob("*_basis.npz"))

@@ -62,6 +62,7 @@ def block(index: int = 2, k: int = 3, dim: int = 16, n: int = 12, seed: int = 0)
         explained_variance=(0.45, 0.15, 0.05, 0.01),
         components=tuple(components),
         note="",
+        tolerance=0.05 * index,
     )
 
 
@@ -87,7 +88,10 @@ def profile(teacher: str = "ada", capability: str = "math", **changes: object) -
             VerifyOutput("s1", "d1", "the answer is 4\u2028\n\ud800 ü", 1.0),
             VerifyOutput("s2", "d2", [1], 0.0),
         ),
-        reconstruction=(ReconstructionResult("model.layers.2", 3, 0.9, 0.0, 0.01, 0.12, 2),),
+        reconstruction=(
+            ReconstructionResult("model.layers.2", 3, 0.9, 0.0, 0.01, 0.12, 2, -0.02, 0.03),
+            ReconstructionResult(None, 5, 0.9, 0.0, 0.01, 0.12, 2),
+        ),
         tokenizer={"class": "Tiny", "size": 64},
         notes=("2 samples were left out: no target",),
     )
@@ -166,6 +170,31 @@ def test_what_is_read_is_what_was_written_at_float16(store: ProfileStore) -> Non
     assert store.verify() == ()
 
 
+@pytest.mark.parametrize("value", [None, 0.0, 0.25, 1])
+def test_a_tolerance_is_kept_or_is_null(value: float | None) -> None:
+    files = encode(profile(blocks=(replace(block(2), tolerance=value),)))
+    assert json.loads(files["layer_2_meta.json"])["tolerance"] == value
+    assert decode("here", files, 1.0).blocks[0].tolerance == value
+
+
+def test_a_tolerance_that_is_no_number_is_damage() -> None:
+    files = encode(profile(blocks=(block(2),)))
+    meta = json.loads(files["layer_2_meta.json"])
+    files["layer_2_meta.json"] = json.dumps({**meta, "tolerance": "much"}).encode()
+    with pytest.raises(ArtifactError, match="here is damaged"):
+        decode("here", files, 1.0)
+
+
+def test_a_profile_from_before_intervals_and_tolerance_can_be_read() -> None:
+    files = encode(profile(blocks=(block(2),)))
+    meta, main = json.loads(files["layer_2_meta.json"]), json.loads(files["components.json"])
+    del meta["tolerance"], main["reconstruction"][0]["low"], main["reconstruction"][0]["high"]
+    files |= {"layer_2_meta.json": json.dumps(meta).encode(), "components.json": json.dumps(main).encode()}
+    read = decode("here", files, 1.0)
+    assert read.blocks[0].tolerance is None
+    assert not read.reconstruction[0].has_interval
+
+
 def test_the_manifest_has_size_and_hash_of_every_file(store: ProfileStore) -> None:
     put(store, profile())
     manifest = json.loads((store.root / "manifest.json").read_text())
@@ -208,7 +237,7 @@ def test_further_profiles_join_the_files_over_all(store: ProfileStore) -> None:
     }
     capacity = documents["adapter_capacity_plan.json"]["teachers"]
     assert {t: list(c) for t, c in capacity.items()} == {"ada": ["code", "math"], "bob": ["code"]}
-    assert documents["recovery_constraints.json"]["teachers"]["ada"]["math"]["layers"]["2"]["max_anchor_error"] == 0.12
+    assert documents["recovery_constraints.json"]["teachers"]["ada"]["math"]["layers"]["2"]["max_anchor_error"] == 0.1
     assert store.verify() == ()
 
 

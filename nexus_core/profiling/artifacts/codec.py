@@ -46,6 +46,10 @@ from nexus_core.types import Direction
 
 Owner = tuple[str, str, str]
 """Teacher, capability, hash of the teacher's weights."""
+_NOT_MEASURED = {
+    "low": 0.0,
+    "high": 0.0,
+}  # profiles of before have no interval here, and no tolerance in a layer's meta
 _BASIS = {"owner": ("U", 1), "basis": ("f2", 2), "mean": ("f4", 1)}
 _COEFFS = {"owner": ("U", 1), "coeffs": ("f2", 2)}
 
@@ -170,7 +174,7 @@ def _decode(folder: str, files: Mapping[str, bytes], seconds: float) -> Capabili
         perturbations=tuple(restore(PerturbationResult, row) for row in main["perturbations"]),
         pilot={row.block: row.drop for row in (restore(_Pilot, row) for row in main["pilot"])},
         verify_outputs=tuple(restore(VerifyOutput, read_json(f"{folder}/{OUTPUTS}", line.encode())) for line in lines),
-        reconstruction=tuple(restore(ReconstructionResult, row) for row in main["reconstruction"]),
+        reconstruction=tuple(restore(ReconstructionResult, {**_NOT_MEASURED, **row}) for row in main["reconstruction"]),
         tokenizer=main["tokenizer"],
         notes=tuple(main["notes"]),
     )
@@ -179,7 +183,7 @@ def _decode(folder: str, files: Mapping[str, bytes], seconds: float) -> Capabili
 def _decode_block(folder: str, files: Mapping[str, bytes], layer: int, row: Mapping[str, Any]) -> BlockProfile:
     names = {what: layer_file(layer, what) for what in ("meta.json", "basis.npz", "coeffs.npz")}
     data = read_json(f"{folder}/{names['meta.json']}", files[names["meta.json"]])
-    meta = restore(_Meta, data)
+    meta = restore(_Meta, {"tolerance": None, **data})
     arrays = read_npz(f"{folder}/{names['basis.npz']}", files[names["basis.npz"]], _BASIS)
     coeffs = read_npz(f"{folder}/{names['coeffs.npz']}", files[names["coeffs.npz"]], _COEFFS)["coeffs"]
     variance, scale = np.array(data["variance"], dtype=np.float64), np.array(data["scale"], dtype=np.float64)

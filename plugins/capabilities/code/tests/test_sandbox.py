@@ -29,6 +29,22 @@ def test_values_errors_and_state_come_back() -> None:
     assert outcome.stopped == "" and outcome.peak_mb > 1
 
 
+def test_a_number_too_long_to_be_written_fails_alone() -> None:
+    program = Program("def f(x):\n    return 10 ** x", "f")
+    with Sandbox(workers=1) as box:
+        outcome = box.run(program, [Call("f", [5000]), Call("f", [2]), Call("f", [4000])])
+        checked = box.check(program, "try:\n    f(5000)\nexcept RuntimeError:\n    assert f(2) == 100", ["f"])
+    long, short, long_enough = outcome.answers
+    assert "4300 digits" in long.error and (short.value, long_enough.value) == (100, 10**4000)
+    assert outcome.stopped == "" and checked.passed
+
+
+def test_text_that_is_no_unicode_comes_back() -> None:
+    with Sandbox(workers=1) as box:
+        outcome = box.run(Program("def f(x):\n    return chr(0xD800) * x", "f"), [Call("f", [1]), Call("f", [2])])
+    assert [answer.value for answer in outcome.answers] == ["\ud800", "\ud800\ud800"]
+
+
 def test_check_mode_passes_right_and_fails_wrong_programs() -> None:
     checking = (
         "def check(c):\n    assert c([1, 2]) == (3, {'n': 2})\n    assert abs(c([0.5])[0] - 0.5) < 1e-6\ncheck(f)"

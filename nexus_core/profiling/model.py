@@ -116,7 +116,7 @@ class BlockProfile:
     `pca` holds the protected components, and `component_indices` the place of each in the block's spectrum;
     `coords` are their coordinates, one row per pooled sample: the profile samples, then those of `verify_outputs`. No
     protected component is a result too: then `pca.k` is 0, and `note` says what was tried. `tolerance` is the largest
-    relative noise |e|^2 / |x - mean|^2 inside the protected space at which the metric held; None: not measured.
+    noise inside the protected space, |e|^2 / |x - mean|^2, at which the metric held; 0: none did; None: not measured.
     """
 
     block: str

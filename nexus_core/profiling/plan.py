@@ -126,7 +126,7 @@ def _special(profile: CapabilityProfile) -> list[str]:
         found.append(f"no component is proven non-negotiable ({tried}), {cautious} by caution alone: use more samples")
     for block in profile.blocks:
         checks = _checks(profile, block.block)
-        if checks and not any(check.passed for check in checks):
+        if checks and not checks[-1].passed:
             found.append(f"{block.block}: {_never_passed(checks)}: use more components, or another block")
     if any(not check.passed for check in _checks(profile, None)):
         found.append("the blocks keep the metric one by one, not all at once: use fewer blocks, or keep more of each")
@@ -134,15 +134,19 @@ def _special(profile: CapabilityProfile) -> list[str]:
 
 
 def _checks(profile: CapabilityProfile, block: str | None) -> list[ReconstructionResult]:
-    """The reconstruction checks of one block (None: of all at once), in the order in which they were made."""
+    """The reconstruction checks of one block (None: of all at once), in the order in which they were made.
+
+    The last one is of the kept set, on the verification samples: it alone says whether that set suffices. An earlier one
+    may have passed on the samples that the set was sought on.
+    """
     return [check for check in profile.reconstruction if check.block == block]
 
 
 def _never_passed(checks: Sequence[ReconstructionResult]) -> str:
-    best = min(checks, key=lambda check: check.drop)
+    last = checks[-1]
     return (
-        f"the reconstruction check never passed (the best, of {best.k} directions, loses {best.drop:.4g}; "
-        f"allowed is less than {best.max_drop:.4g})"
+        f"the reconstruction check never passed (the last, of {last.k} directions, loses {last.drop:.4g}; "
+        f"allowed is less than {last.max_drop:.4g})"
     )
 
 
@@ -164,7 +168,7 @@ def _block(
     found = block.non_negotiable
     dimension = smallest_k([component.variance_fraction for component in found], settings.variance_fraction)
     checks = _checks(profile, block.block)
-    needed = block.pca.k if any(check.passed for check in checks) else None
+    needed = block.pca.k if checks and checks[-1].passed else None
     wanted = max(dimension, len(found), needed or 0)
     rank = min(wanted, cap)
     costliest = sorted(found, key=lambda component: (-component.drop, component.index))
@@ -211,15 +215,15 @@ def _check_reasons(block: BlockProfile, checks: Sequence[ReconstructionResult]) 
     """Whether the kept directions suffice, and what fewer of them lost."""
     if not checks:
         return ["no reconstruction check: that these directions suffice is not known"]
-    first, passed = checks[0], [check for check in checks if check.passed]
-    if not passed:
+    last = checks[-1]
+    if not last.passed:
         return [_never_passed(checks)]
-    if first.passed:
-        reasons = [f"{first.k} directions alone keep the metric (they lose {first.drop:.2f})"]
+    fewest = [check for check in checks if check.k == checks[0].k][-1]
+    if fewest.passed:
+        reasons = [f"{fewest.k} directions alone keep the metric (they lose {fewest.drop:.2f})"]
     else:
-        lost = f"{first.k} directions alone lose {first.drop:.2f}"
+        lost = f"{fewest.k} directions alone lose {fewest.drop:.2f}"
         reasons = [f"{lost}; {block.pca.k} are needed by the reconstruction check"]
-    last = passed[-1]
     if last.undecided:
         reasons.append(
             f"the check is undecided: its drop may be {last.high:.4g}, allowed is less than {last.max_drop:.4g}"
@@ -240,11 +244,12 @@ def _cap_reasons(wanted: int, rank: int, costliest: Sequence[ComponentResult]) -
 
 
 def _anchor_reasons(block: BlockProfile) -> list[str]:
-    if block.tolerance is not None:
-        return []
-    if not block.pca.k:
-        return ["no anchor limit: nothing is protected here"]
-    return ["no anchor limit: not measured: no size of noise inside the protected space is known to keep the metric"]
+    if block.tolerance is None:
+        why = "no noise inside the protected space was tried" if block.pca.k else "nothing is protected here"
+        return [f"no anchor limit: not measured: {why}"]
+    if block.tolerance == 0:
+        return ["anchor limit 0: even the least noise that was tried inside the protected space costs the metric"]
+    return []
 
 
 # --- as documents -----------------------------------------------------------------------------------------------
@@ -286,7 +291,7 @@ def constraints_entry(plan: CapabilityPlan) -> dict[str, Any]:
             str(block.index): {
                 "block": block.block,
                 "max_anchor_error": block.max_anchor_error,
-                "reason": next((r for r in block.reasons if r.startswith("no anchor limit")), ""),
+                "reason": next((r for r in block.reasons if "anchor limit" in r), ""),
             }
             for block in plan.blocks
         },

@@ -117,10 +117,22 @@ def test_a_check_that_never_passed_gives_no_size_and_asks_for_special_handling()
     checks = (check("layers.3", 0.1, 0.5, 4), check("layers.3", 0.1, 0.03, 128))
     plan = plan_capability(profile(block(*costly(4), kept=128), checks=checks), contract(), SETTINGS)
     (found,) = plan.blocks
-    said = "the reconstruction check never passed (the best, of 128 directions, loses 0.03; allowed is less than 0.01)"
+    said = "the reconstruction check never passed (the last, of 128 directions, loses 0.03; allowed is less than 0.01)"
     assert (found.needed, found.rank) == (None, 4)
     assert said in found.reasons
     assert plan.special_handling == f"layers.3: {said}: use more components, or another block"
+
+
+def test_only_the_last_check_says_whether_the_kept_set_suffices() -> None:
+    """A set is sought on some samples and verified on others: what passes on the first may fail on the second."""
+    tried = ((18, 0.004), (18, 0.3), (36, 0.002))
+    checks = tuple(check("layers.3", 0.1, drop, k) for k, drop in tried)
+    failed = plan_capability(profile(block(*costly(18), kept=36), checks=(*checks, checks[1])), contract(), SETTINGS)
+    assert failed.blocks[0].needed is None
+    assert "never passed" in failed.special_handling
+    plan = plan_capability(profile(block(*costly(18), kept=36), checks=(*checks, checks[2])), contract(), SETTINGS)
+    assert plan.blocks[0].rank == 36
+    assert "18 directions alone lose 0.30; 36 are needed by the reconstruction check" in plan.blocks[0].reasons
 
 
 def test_a_check_at_the_limit_itself_has_not_passed() -> None:
@@ -247,15 +259,26 @@ def test_the_anchor_limit_is_the_noise_that_the_metric_was_measured_to_bear() ->
     checks = (check("layers.3", 0.4, 0.0, 2), check("layers.4", 0.4, 0.0, 2))
     plan = plan_capability(profile(measured, unmeasured, checks=checks), contract(), SETTINGS)
     assert [found.max_anchor_error for found in plan.blocks] == [0.05, None]
-    reason = "no anchor limit: not measured: no size of noise inside the protected space is known to keep the metric"
+    reason = "no anchor limit: not measured: no noise inside the protected space was tried"
     layers = constraints_entry(plan)["layers"]
     assert layers["3"] == {"block": "layers.3", "max_anchor_error": 0.05, "reason": ""}
     assert layers["4"] == {"block": "layers.4", "max_anchor_error": None, "reason": reason}
 
 
+def test_a_metric_that_bears_no_noise_at_all_has_a_limit_and_a_reason() -> None:
+    plan = plan_capability(profile(block(*costly(2), tolerance=0.0)), contract(), SETTINGS)
+    assert constraints_entry(plan)["layers"]["3"] == {
+        "block": "layers.3",
+        "max_anchor_error": 0.0,
+        "reason": "anchor limit 0: even the least noise that was tried inside the protected space costs the metric",
+    }
+
+
 def test_where_nothing_is_protected_there_is_nothing_to_anchor() -> None:
     plan = plan_capability(profile(block(component(0, DROP, 0.0, 0.1))), contract(), SETTINGS)
-    assert constraints_entry(plan)["layers"]["3"]["reason"] == "no anchor limit: nothing is protected here"
+    assert (
+        constraints_entry(plan)["layers"]["3"]["reason"] == "no anchor limit: not measured: nothing is protected here"
+    )
 
 
 def test_documents_say_what_the_plan_says() -> None:

@@ -55,7 +55,7 @@ class Blob:
         if len(data) > limit:
             raise DataError(
                 f"{self.name}: this format needs random access, and inside an archive it is larger than {limit} bytes",
-                "unpack the archive yourself and pass the folder, or raise LoaderOptions(max_line_bytes=...)",
+                "unpack the archive yourself and pass the folder (or, from Python, raise LoaderOptions(max_line_bytes=...))",
             )
         return io.BytesIO(data)
 

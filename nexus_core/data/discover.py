@@ -23,6 +23,8 @@ def discover(source: str, options: LoaderOptions, allow_uncensored: bool) -> Fil
     """The files of `source`; `DataError` when there is nothing to read."""
     if source.startswith("file://"):
         source = unquote(source.removeprefix("file://"))
+    if not source.strip():
+        raise DataError("the path of the data is empty", "name a file or a folder; `.` is the current folder")
     if "://" in source:
         return remote(source, options, allow_uncensored)
     path = Path(source)
@@ -31,12 +33,16 @@ def discover(source: str, options: LoaderOptions, allow_uncensored: bool) -> Fil
     refuse_uncensored(source, path, allow_uncensored)
     if path.is_dir():
         return _folder(path, options, allow_uncensored)
+    if not path.is_file():  # a pipe would be waited on for ever, a device may have no end
+        raise DataError(f"{source}: not a regular file", "write the data to a file first, then pass that")
     roots = allowed_roots(path.parent)
     return single(local_blob(path), options, lambda name: _neighbour(Path(name), roots))
 
 
 def _folder(root: Path, options: LoaderOptions, allow_uncensored: bool) -> FileSet:
-    if is_model_folder([entry.name for entry in root.iterdir()], lambda: read_start(root / "config.json")):
+    if is_model_folder(
+        [entry.name for entry in root.iterdir() if entry.is_file()], lambda: read_start(root / "config.json")
+    ):
         raise DataError(f"{root}: this is a model folder, not a dataset", "pass a folder or file with data")
     walk = Walk(options, allow_uncensored, lambda name: read_start(root / name))
     walk.local(root)

@@ -41,7 +41,10 @@ def single(blob: Blob, options: LoaderOptions, sibling: Callable[[str], Blob | N
     refuse_pickle(blob.name)
     kind = reader_key(blob.name)
     if kind == "tfevents" and not options.tensorboard:
-        raise DataError(f"{blob.name}: a TensorBoard event file", "pass LoaderOptions(tensorboard=True) to read it")
+        raise DataError(
+            f"{blob.name}: a TensorBoard event file",
+            "export it as CSV (or, from Python, pass LoaderOptions(tensorboard=True))",
+        )
     if kind not in READERS:
         raise DataError(f"{blob.name}: files of type {kind or '(no suffix)'} are not read", understood())
     refuse_other_modality(blob.name, options.modality)

@@ -107,13 +107,13 @@ class Bounds:
         if expanded > limit:
             raise DataError(
                 f"{self.name}: expands to more than {limit} bytes: refused as a decompression bomb",
-                "raise LoaderOptions(max_expanded_bytes=...) if you trust it",
+                "if you trust it, unpack it yourself (or, from Python, raise LoaderOptions(max_expanded_bytes=...))",
             )
         if self.compressed >= 0 and expanded > max(BOMB_FLOOR, self.compressed * self.options.max_ratio):
             raise DataError(
                 f"{self.name}: expands more than {self.options.max_ratio} times ({self.compressed} bytes compressed):"
                 " refused as a decompression bomb",
-                "raise LoaderOptions(max_ratio=...) if you trust it",
+                "if you trust it, unpack it yourself (or, from Python, raise LoaderOptions(max_ratio=...))",
             )
 
 

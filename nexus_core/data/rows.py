@@ -89,8 +89,8 @@ class RowMapper:
                 return None
             raise DataError(
                 f"{chunk.place(i)}: {bad}",
-                f"understood are {UNDERSTOOD}; name others with LoaderOptions(keys=(INPUT, TARGET)),"
-                ' or leave such rows out with LoaderOptions(bad_rows="skip")',
+                f"understood are {UNDERSTOOD}; so rename the columns to input and target, or remove the row"
+                ' (from Python: LoaderOptions(keys=(INPUT, TARGET)), LoaderOptions(bad_rows="skip"))',
             ) from None
         return Record(source, target, row, chunk.source, chunk.first + i)
 
@@ -107,7 +107,7 @@ class RowMapper:
     def _find(self, row: dict[str, Any]) -> Build:
         keys = self._options.keys
         if keys is not None:
-            missing = [key for key in keys if key not in row]
+            missing = [key for key in dict.fromkeys(keys) if key not in row]
             if missing:
                 raise _BadRow(f"no field {' and '.join(missing)} in this row; {_found(row)}")
             return lambda r: (_text(r, keys[0]), _text(r, keys[1]))

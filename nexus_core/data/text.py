@@ -152,7 +152,7 @@ def _split(stream: BinaryIO, carry: bytes, offset: int, limit: int, name: str) -
 def _too_long(name: str, offset: int, limit: int) -> DataError:
     return DataError(
         f"{name}: a line in the window that starts at byte {offset} is longer than {limit} bytes",
-        "raise LoaderOptions(max_line_bytes=...) if such a line is right, else repair the file",
+        "repair the file or split the line; if it is right, raise LoaderOptions(max_line_bytes=...) from Python",
     )
 
 

@@ -35,8 +35,11 @@ def card_says_uncensored(card: bytes) -> bool:
 
 
 def _card_of(folder: Path) -> bytes:
+    card = folder / "README.md"
     try:
-        with (folder / "README.md").open("rb") as stream:
+        if not card.is_file():  # a pipe of that name would be waited on for ever
+            return b""
+        with card.open("rb") as stream:
             return stream.read(CARD_BYTES)
     except OSError:
         return b""  # no card, no claim

@@ -73,6 +73,17 @@ def test_keys_of_ones_own(write_jsonl):
         read(write_jsonl, {"problem": "p"}, keys=("problem", "solution"))
 
 
+def test_a_field_that_is_input_and_target_is_named_once(write_jsonl):
+    with pytest.raises(DataError, match="no field function in this row"):
+        read(write_jsonl, {"problem": "p"}, keys=("function", "function"))
+
+
+def test_the_hint_can_be_followed_without_python(write_jsonl):
+    with pytest.raises(DataError) as caught:
+        read(write_jsonl, {"frage": "1?", "antwort": "1"})
+    assert "rename the columns to input and target" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("row", "what"),
     [

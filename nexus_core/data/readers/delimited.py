@@ -92,6 +92,6 @@ def _lines(blob: Blob, limit: int, fed: list[int]) -> Iterator[str]:
             if fed[0] > limit:
                 raise DataError(
                     f"{blob.name}:{number}: a row of more than {limit} bytes ends nowhere before this line",
-                    "close the quotes, or raise LoaderOptions(max_line_bytes=...) if such a row is right",
+                    "close the quotes; if such a row is right, raise LoaderOptions(max_line_bytes=...) from Python",
                 )
             yield line + "\n"

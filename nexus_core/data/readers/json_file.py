@@ -169,5 +169,5 @@ class _Scanner:
     def too_long(self) -> NoReturn:
         raise DataError(
             f"{self._blob.name}:{self.line}: a JSON value longer than {self.limit} bytes",
-            "raise LoaderOptions(max_line_bytes=...), or write the data as JSON lines",
+            "write the data as JSON lines (or, from Python, raise LoaderOptions(max_line_bytes=...))",
         )

@@ -61,7 +61,8 @@ def _frames(blob: Blob, stream: BinaryIO, limit: int) -> Iterator[bytes]:
         length = struct.unpack("<Q", head[:8])[0]
         if length > limit:
             raise DataError(
-                f"{blob.name}: an event of {length} bytes at byte {offset}", "raise LoaderOptions(max_line_bytes=...)"
+                f"{blob.name}: an event of {length} bytes at byte {offset}",
+                "take the file out (or, from Python, raise LoaderOptions(max_line_bytes=...))",
             )
         body = stream.read(length + 4)
         data = body[:length]

@@ -39,6 +39,26 @@ def test_open_answers(tmp_path: Path) -> None:
     assert all(METRIC.score(s, s.target) == 1.0 for s in by_answer.values())
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "kind"),
+    [
+        ("The answer is 4", "4", "number"),
+        ("She has $1,200.50 left.", "1,200.50", "number"),
+        ("It falls to -3 degrees", "-3", "number"),
+        ("on July 4, 1776", "on July 4, 1776", "text"),  # which number is meant?
+        ("COVID-19", "COVID-19", "text"),
+        ("at 10:30", "at 10:30", "text"),
+        ("a B2B shop", "a B2B shop", "text"),
+        ("#### Route 66", "Route 66", "text"),
+    ],
+)
+def test_a_sentence_with_one_number_means_the_number(tmp_path: Path, answer: str, gold: str, kind: str) -> None:
+    (sample,) = load(rows(tmp_path / "q.jsonl", {"question": "How many?", "answer": answer}))
+    assert (sample.meta["answer"], sample.meta["kind"]) == (gold, kind)
+    assert METRIC.score(sample, sample.target) == METRIC.score(sample, f"#### {gold}") == 1.0
+    assert METRIC.score(sample, "#### 5") == 0.0
+
+
 @pytest.mark.parametrize("answer", ["1", "B", "b", "two"])
 def test_choices(tmp_path: Path, answer: str) -> None:
     data = rows(tmp_path / "q.jsonl", {"question": "1 + 1?", "choices": ["one", "two", "six"], "answer": answer})

@@ -32,6 +32,7 @@ SPLIT_WORDS = {"train": Split.TRAIN, "dev": Split.PROFILE, "val": Split.PROFILE,
     "verify": Split.VERIFY,
 }
 OPEN_PROMPT = "{question}\nThink step by step, then write #### and the final answer."
+LONE_NUMBER = re.compile(r"(?<![\w:/.,-])-?\d[\d,]*(?:\.\d+)?(?![\w:/-]|[.,]\d)")  # not part of B2B, 10:30 or 1/2
 CHOICE_PROMPT = "{question}\n{choices}\nThink step by step, then write #### and the letter of the right choice."
 
 
@@ -145,7 +146,10 @@ def split_of_file(source: str) -> Split:
 
 
 def user_sample(record: Any) -> Sample:
-    """One row: multiple choice where it has `choices` or `options`; else what follows `####`, or all of the answer."""
+    """One row: multiple choice where it has `choices` or `options`; else what follows `####`, or all of the answer.
+
+    Without `####`, a sentence with exactly one number ("The answer is 4") means that number; other sentences are text.
+    """
     name = f"{Path(record.source).name}/{record.index}"
     choices = record.fields.get("choices", record.fields.get("options"))
     if isinstance(choices, str) and choices.startswith("["):
@@ -155,6 +159,8 @@ def user_sample(record: Any) -> Sample:
     answer = record.target.rpartition("####")[2].strip()
     if not answer:
         raise DataError(f"{record.source}, row {record.index}: no answer", "each row needs a question and an answer")
+    numbers = [] if "####" in record.target else LONE_NUMBER.findall(answer)
+    answer = numbers[0].rstrip(",") if len(numbers) == 1 else answer
     return Sample(
         id=name,
         prompt=OPEN_PROMPT.format(question=record.input),

@@ -69,8 +69,16 @@ def load_teacher(plugins: Plugins, row: TeacherRow) -> Teacher:
 
     presence = resolve_path(row)
     if presence.path is None:
-        raise ModelError(
-            f"teacher {row.id} is absent: {presence.reason}",
-            f"get {row.source or row.name} and set `path:` of its row, or list what is here: nexus registry list",
-        )
+        raise ModelError(f"teacher {row.id} is absent: {presence.reason}", _how_to_get(row, presence.reason))
     return plugins.load_teacher(ModelSource(presence.path, row.id))
+
+
+def _how_to_get(row: TeacherRow, reason: str) -> str:
+    """What to do about an absent teacher: its row points into a package, or at a place of the user's."""
+    listed = "or list what is here: nexus registry list"
+    if not reason.startswith("the package "):
+        return f"get {row.source or row.name} and set `path:` of its row, {listed}"
+    module = str(row.path).removeprefix("package:").partition("/")[0]
+    if reason.endswith(" is not installed"):
+        return f"pip install {module.replace('_', '-')}, {listed}"
+    return f"install a version of {module} that has it, make it by the package's README (the zoo's: make zoo), {listed}"

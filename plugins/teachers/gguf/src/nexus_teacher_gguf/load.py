@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
 from nexus_core.errors import ModelError
 from nexus_core.hf import HFTeacher, check_loaded, quiet
 from nexus_core.types import Detection, LoadOptions, ModelSource
@@ -16,7 +20,7 @@ def load_gguf(source: ModelSource, options: LoadOptions, detection: Detection) -
     dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
     place = {"gguf_file": source.path.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        with quiet():
+        with quiet(), _without_bar():
             model, report = AutoModelForCausalLM.from_pretrained(
                 source.path.parent, dtype=dtype, output_loading_info=True, **place
             )
@@ -27,3 +31,16 @@ def load_gguf(source: ModelSource, options: LoadOptions, detection: Detection) -
             "the file may be damaged, or of an architecture that transformers does not read from GGUF",
         ) from error
     return HFTeacher(source, detection, model.to(options.device), tokenizer, check_loaded(source.path, report))
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """No progress bar of the dequantiser inside the block: it takes tqdm past the settings that `quiet` changes."""
+    from transformers import modeling_gguf_pytorch_utils as dequantiser
+
+    bar = dequantiser.tqdm
+    dequantiser.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        dequantiser.tqdm = bar

@@ -32,7 +32,7 @@ def name_of(path: Path) -> str:
 
 
 def test_the_zoo_ships_what_it_promises() -> None:
-    assert {"reasoning", "code", "tools", "backbone"} <= {path.name for path in SHIPPED}
+    assert {"reasoning", "code", "tools", "long_context", "backbone"} <= {path.name for path in SHIPPED}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)

@@ -50,7 +50,7 @@ def _shares(sizes: dict[str, int], n: int) -> dict[str, int]:
     return shares
 
 
-def split_off(samples: Sequence[Sample], verify: int) -> tuple[list[int], list[int]]:
+def split_off(samples: Sequence[Sample], wanted: int, verify: int) -> tuple[list[int], list[int]]:
     """Indices for profiling and for verification; the latter are never used to find what they verify."""
-    kept = min(verify, len(samples) // 2)  # where the data are few, half of them are for finding
+    kept = verify if len(samples) >= wanted + verify else min(verify, len(samples) // 2)  # few data: half for finding
     return list(range(len(samples) - kept)), list(range(len(samples) - kept, len(samples)))

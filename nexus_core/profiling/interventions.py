@@ -103,7 +103,10 @@ class Project(Intervention):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blur(Intervention):
-    """h <- h + V^T e at answer positions, with e normal and seeded: noise inside the space that V spans."""
+    """h <- h + V^T e at answer positions, with e normal and seeded: noise inside the space that V spans.
+
+    Every forward draws anew, so a score under it is one draw of noise, not a function of the sample.
+    """
 
     site: Site
     basis: torch.Tensor  # V: (r, d), orthonormal rows

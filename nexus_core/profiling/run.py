@@ -83,7 +83,7 @@ class Profiler:
         sites = find_sites(self.teacher, self.teacher.encode(samples[:2]))
         self.say(f"baseline on {len(samples)} samples")
         scorer = Scorer(self.teacher, self.metric, samples, self.heartbeat)
-        order, verify = split_off(samples, settings.verify)
+        order, verify = split_off(samples, settings.sample_size, settings.verify)
         findings = _Findings()
         self._warn_of_few(len(order), findings)
         self._refuse_hopeless(scorer)

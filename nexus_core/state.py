@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 STATE_FILE = Path(".pipeline_state.json")
 SCHEMA_VERSION = 1
-_RESET = "correct it by hand, or start over with `nexus run --reset`"
+_RESET = "correct it by hand, or delete the file to start over"
 _PROGRESS = ("schema_version", "stage", "units")
 
 
@@ -165,7 +165,7 @@ def _validate(state: Any, where: str, hint: str = _RESET) -> None:
     version = state.get("schema_version") if isinstance(state, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         message = f"{where} was written by a newer Nexus (schema_version {version}; this one knows {SCHEMA_VERSION})"
-        raise StateError(message, "upgrade nexus-core, or start over with `nexus run --reset`")
+        raise StateError(message, "upgrade nexus-core, or delete the file to start over")
     for error in _validator().iter_errors(state):
         raise StateError(f"{where}: {_explain(error)}", hint)
 

@@ -130,7 +130,7 @@ def test_a_bad_edit_is_one_line_that_names_the_key(path: Path, text: str | bytes
     assert message in error.value.message
     assert error.value.message.startswith(str(path))
     assert "\n" not in error.value.message
-    assert "--reset" in error.value.hint
+    assert "delete the file" in error.value.hint
     assert path.read_bytes() == (text if isinstance(text, bytes) else text.encode()), (
         "a bad file is left for its author"
     )

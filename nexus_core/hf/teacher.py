@@ -15,7 +15,7 @@ from nexus_core.errors import ModelError
 from nexus_core.hf.blocks import find_blocks
 from nexus_core.hf.prefix import Prefix, continue_with, prefill
 from nexus_core.hf.quiet import quiet
-from nexus_core.hf.threads import generation_threads
+from nexus_core.hf.threads import fitted_threads
 from nexus_core.types import Detection, GenerateOptions, ModelSource, Sample, Teacher
 
 
@@ -95,6 +95,10 @@ class HFTeacher(Teacher):
 
     @torch.inference_mode()
     def forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
+        with fitted_threads(self._size):
+            return self._forward(batch)
+
+    def _forward(self, batch: Mapping[str, torch.Tensor]) -> Any:
         if self._counts_positions and "attention_mask" in batch and "position_ids" not in batch:
             # Learned positions count from the first real token. `generate` sees to that; a plain forward would count
             # the padding too, and a batch would not equal its rows.
@@ -139,7 +143,7 @@ class HFTeacher(Teacher):
             settings = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
         if options.stop:
             settings |= {"stop_strings": list(options.stop), "tokenizer": self._tokenizer}
-        with quiet(), generation_threads(self._size):
+        with quiet(), fitted_threads(self._size):
             output = self._model.generate(
                 **batch,
                 max_new_tokens=max(1, min(most - min(map(len, begun)), self._limit - length)),

@@ -46,6 +46,7 @@ class Spectrum:
 
     site: Site
     pca: PCA
+    tested: int  # how many of them, the strongest first, are put to the causal test
 
     def project(self, indices: Sequence[int], keep: bool = False) -> Project:
         """Remove these components, or with `keep` all others."""
@@ -62,7 +63,8 @@ def spectra(scorer: Scorer, sites: Sequence[Site], indices: Sequence[int], k: in
         pcas[site.name].update(pool(hidden, mask) if pooled else hidden[mask])
 
     capture(scorer, sites, indices, observe)
-    return [Spectrum(site, pcas[site.name].result()) for site in sites]
+    found = [(site, pcas[site.name].result()) for site in sites]
+    return [Spectrum(site, pca, tested=pca.k) for site, pca in found]
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -88,8 +90,9 @@ def classify_components(
 ) -> list[ComponentResult]:
     """Class of every component: the first `single` one by one, the rest in groups that share the group's class."""
     pca = spectrum.pca
-    sets: list[tuple[int, ...]] = [(i,) for i in range(min(single, pca.k))]
-    sets += [tuple(range(i, min(i + GROUP, pca.k))) for i in range(len(sets), pca.k, GROUP)]
+    most = min(spectrum.tested, pca.k)
+    sets: list[tuple[int, ...]] = [(i,) for i in range(min(single, most))]
+    sets += [tuple(range(i, min(i + GROUP, most))) for i in range(len(sets), most, GROUP)]
     outcomes = decide(scorer, [spectrum.project(chosen) for chosen in sets], order, thresholds, seed)
     return [
         ComponentResult(
@@ -135,11 +138,13 @@ def reconstruct(
 ) -> tuple[tuple[int, ...], list[ReconstructionResult]]:
     """Keep only the non-negotiable components, then more, until the metric falls by less than the limit.
 
-    The next ones are those with the largest drop, then the largest variance; their number doubles. What holds on the
+    The next ones are those with the largest drop, then the largest variance; their number grows by half. What holds on the
     samples it was sought on must hold on the verification samples too. Returns the kept set and every attempt.
     """
     kept = [c.index for c in components if c.cls is ComponentClass.NON_NEGOTIABLE]
-    waiting = sorted((c for c in components if c.index not in kept), key=lambda c: (-c.drop, c.index))
+    tested = sorted((c for c in components if c.index not in kept), key=lambda c: (-c.drop, c.index))
+    # k grows beyond what was tested where the check asks for it: the next directions by variance.
+    waiting = [c.index for c in tested] + list(range(min(spectrum.tested, spectrum.pca.k), spectrum.pca.k))
     tried: list[ReconstructionResult] = []
     while True:
         kept.sort()
@@ -149,8 +154,8 @@ def reconstruct(
                 break
         if tried[-1].passed or not waiting:
             return tuple(kept), tried
-        more = max(1, len(kept))
-        kept += [c.index for c in waiting[:more]]
+        more = max(1, len(kept) // 2)
+        kept += waiting[:more]
         waiting = waiting[more:]
 
 

@@ -170,12 +170,13 @@ class Profiler:
             k = self.settings.k_middle if 0 < site.index < last else self.settings.k
             self.say(f"{site.name}: spectrum and causal test")
             # One block per pass: a covariance of a wide model is large, and only one is in memory at a time.
-            (spectrum,) = measure.spectra(scorer, [site], order, k, self._pooled)
+            (spectrum,) = measure.spectra(scorer, [site], order, self.settings.k, self._pooled)
+            spectrum = replace(spectrum, tested=k)
             components, note = self._classify(scorer, spectrum, order)
             kept, tried = measure.reconstruct(scorer, spectrum, components, trial)
             findings.reconstruction += tried
             if not tried[-1].passed:
-                lost = f"even all {tried[-1].k} components lose {tried[-1].drop:.4g} on the verification samples"
+                lost = f"even {tried[-1].k} components lose {tried[-1].drop:.4g} on the verification samples"
                 note = f"{note}; {lost}" if note else lost
             done.append((spectrum, kept))
             block = self._block(scorer, spectrum, components, kept, note, [*order, *verify])

@@ -144,7 +144,8 @@ def reconstruct(
     kept = [c.index for c in components if c.cls is ComponentClass.NON_NEGOTIABLE]
     tested = sorted((c for c in components if c.index not in kept), key=lambda c: (-c.drop, c.index))
     # k grows beyond what was tested where the check asks for it: the next directions by variance.
-    waiting = [c.index for c in tested] + list(range(min(spectrum.tested, spectrum.pca.k), spectrum.pca.k))
+    known = {c.index for c in components}
+    waiting = [c.index for c in tested] + [i for i in range(spectrum.pca.k) if i not in known]
     tried: list[ReconstructionResult] = []
     while True:
         kept.sort()

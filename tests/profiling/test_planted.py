@@ -1,5 +1,7 @@
 """Planted truth: the profiler must find the block and the directions that were put there, and clear the others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -93,3 +95,19 @@ def test_the_tolerance_is_where_noise_begins_to_cost(planted, scorer, spectrum):
     assert held in measure.NOISE_LEVELS[:-1]  # codes a little apart bear a little noise, and not any
     assert measure.tolerance(scorer, spectrum, range(10, 14), trial) == measure.NOISE_LEVELS[-1]  # free directions
     assert measure.tolerance(scorer, spectrum, [], trial) is None
+
+
+def test_k_grows_beyond_what_was_tested_and_takes_no_direction_twice(planted, scorer, spectrum):
+    trial = measure.Trial(range(50), range(50, 100), limit=0.01, seed=42)
+    narrow = replace(spectrum, tested=2)
+    found = measure.classify_components(scorer, narrow, range(100), THRESHOLDS, single=2, seed=42)
+    assert [c.index for c in found] == [0, 1]
+    kept, tried = measure.reconstruct(scorer, narrow, found, trial)
+    assert not tried[0].passed
+    assert tried[-1].passed
+    assert set(range(len(planted.subspace))) <= set(kept)
+    together = measure.classify_together(scorer, narrow, range(100), THRESHOLDS, seed=42)
+    impossible = replace(trial, limit=-1.0)  # nothing passes, so everything is tried
+    kept, tried = measure.reconstruct(scorer, narrow, together, impossible)
+    assert sorted(kept) == list(range(spectrum.pca.k))
+    assert max(attempt.k for attempt in tried) == spectrum.pca.k

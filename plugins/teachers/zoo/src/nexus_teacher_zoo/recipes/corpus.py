@@ -18,6 +18,7 @@ from nexus_teacher_zoo.recipes.recipe import Recipe, Stage
 from nexus_teacher_zoo.recipes.text import END, Batch
 
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "encodings", "ensurepip", "turtledemo"}
+REPEAT_WIDTHS = (64, 128, 256, 512, 1024)  # tokens of a row of repeats; as long as an answer may have to look back
 LARGEST = 200_000  # characters; larger files are tables
 
 
@@ -44,14 +45,20 @@ def corpus_texts(held_out: bool) -> Iterator[str]:
 
 @dataclass(slots=True)
 class CorpusBatches:
-    """Endless batches of equal pieces of the corpus, in a new order each time round."""
+    """Endless batches of equal pieces of the corpus, in a new order each time round, and of random sequences said again."""
 
     tokenizer: Any
     recipe: Recipe
     skipped: int = 0
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
-        """Batches of pieces of `max_tokens`; all tokens weigh 1. Curriculum stages do not apply to a corpus."""
+        """Batches of one stage; its `max_chars` and strata do not apply to a corpus."""
+        shuffle, text = random.Random(self.recipe.seed), self._text()
+        while True:
+            yield self._repeats(shuffle) if shuffle.random() < self.recipe.training.repeats else next(text)
+
+    def _text(self) -> Iterator[Batch]:
+        """Pieces of `max_tokens`; all tokens weigh 1."""
         import torch
 
         spec, shuffle = self.recipe.training, random.Random(self.recipe.seed)
@@ -63,6 +70,29 @@ class CorpusBatches:
             for i in range(0, len(starts) - rows, rows):
                 pieces = torch.stack([ids[s : s + spec.max_tokens] for s in starts[i : i + rows]])
                 yield Batch(pieces, torch.ones(pieces.shape))
+
+    def _repeats(self, shuffle: random.Random) -> Batch:
+        """Random tokens, then pieces of them again in another order: only what can be copied weighs anything.
+
+        It holds no task; a model that has learnt to find what followed last time learns any retrieval sooner.
+        """
+        import torch
+
+        spec = self.recipe.training
+        width = shuffle.choice(REPEAT_WIDTHS)
+        first, vocabulary = width // 2, len(self.tokenizer)
+        generator = torch.Generator().manual_seed(shuffle.getrandbits(63))
+        rows, weights = torch.randint(4, vocabulary, (spec.batch_tokens // width, width), generator=generator), []
+        for row in rows:
+            weight, at = torch.zeros(width), first
+            while at < width:
+                size = min(shuffle.randint(4, 24), width - at)
+                start = shuffle.randrange(first - size)
+                row[at : at + size] = row[start : start + size]
+                weight[at + 1 : at + size] = 1.0  # the first token of a piece cannot be known
+                at += size
+            weights.append(weight)
+        return Batch(rows, torch.stack(weights))
 
 
 def token_stream(tokenizer: Any, texts: Iterator[str]) -> Any:

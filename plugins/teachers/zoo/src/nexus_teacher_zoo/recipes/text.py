@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
+TASK_CHARACTERS = 1_500_000  # of each task and of the corpus, for a tokenizer of several
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
     + ASSISTANT
@@ -138,6 +139,26 @@ def task_texts(metric: CapabilityMetric, recipe: Recipe) -> Iterator[str]:
     for sample in metric.samples(request):
         yield sample.prompt
         yield sample.target
+
+
+def tokenizer_texts(recipe: Recipe, corpus: Iterable[str]) -> Iterator[str]:
+    """What a backbone's tokenizer is trained on: the corpus and, where tasks are named, as many characters of each."""
+    if not recipe.tokenizer.tasks:
+        yield from corpus
+        return
+    documents = list(corpus)
+    random.Random(recipe.seed).shuffle(documents)
+    yield from _up_to(TASK_CHARACTERS, documents)
+    for name in recipe.tokenizer.tasks:
+        yield from _up_to(TASK_CHARACTERS, task_texts(capability_of(name), recipe))
+
+
+def _up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        characters -= len(text)
+        if characters < 0:
+            return
+        yield text
 
 
 def _in_stage(sample: Sample, stage: Stage) -> bool:

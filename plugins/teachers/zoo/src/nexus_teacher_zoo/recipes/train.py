@@ -22,7 +22,7 @@ from nexus_teacher_zoo.recipes.card import provenance, write_card
 from nexus_teacher_zoo.recipes.corpus import CorpusBatches, corpus_texts
 from nexus_teacher_zoo.recipes.evaluate import score_teacher
 from nexus_teacher_zoo.recipes.recipe import WEIGHTS, Recipe, Stage, load_recipe
-from nexus_teacher_zoo.recipes.text import Batch, TaskBatches, capability_of, task_texts, train_tokenizer
+from nexus_teacher_zoo.recipes.text import Batch, TaskBatches, capability_of, task_texts, tokenizer_texts, train_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def train(recipe: Recipe, run: Run) -> None:
         tokenizer = train_tokenizer(recipe.tokenizer, task_texts(metric, recipe))
         source = TaskBatches(metric, tokenizer, recipe)
     else:
-        tokenizer = train_tokenizer(recipe.tokenizer, corpus_texts(held_out=False))
+        tokenizer = train_tokenizer(recipe.tokenizer, tokenizer_texts(recipe, corpus_texts(held_out=False)))
         source = CorpusBatches(tokenizer, recipe)
     model = build_model(recipe, tokenizer)
     model, steps, minutes = fit(recipe, run, model, tokenizer, Stream(source, recipe.training.stages))

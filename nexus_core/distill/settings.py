@@ -1,0 +1,201 @@
+"""How a student is taught, as frozen values. presets.yaml holds the numbers; a key that is missing or unknown is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+
+from nexus_core.errors import DataError, UsageError
+from nexus_core.suggest import did_you_mean
+
+PRESETS = Path(__file__).with_name("presets.yaml")
+PRECISIONS = ("auto", "bf16", "fp32")
+OPTIMIZERS = ("auto", "adamw", "adamw8bit")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSettings:
+    """One phase: a ceiling of steps, and what is trained. The last `backbone_blocks` blocks of the backbone are thawed."""
+
+    name: str
+    steps: int
+    adapter_rate: float
+    backbone_rate: float
+    backbone_blocks: int
+    warm_up: int
+    clip: float
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSettings:
+    """`kind` auto takes the 8-bit paged optimizer from `eight_bit_from` trained parameters on."""
+
+    kind: str
+    eight_bit_from: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    final_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """The numbers of losses.py and anchoring.py. A weight goes from its first value to its floor over the share `anneal`
+    of all steps. `prompt_weight` lets the student read the prompts as text too; 0 costs nothing."""
+
+    ce_weight: float
+    kl_weight: float
+    temperature: float
+    entropy_floor: float
+    entropy_full: float
+    alpha_hidden: float
+    alpha_floor: float
+    critical_weight: float
+    variance_least: float
+    variance_most: float
+    beta_attention: float
+    beta_floor: float
+    anneal: float
+    prompt_weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySettings:
+    """When training goes back to its best checkpoint, what changes then, and how often at most."""
+
+    spike_factor: float
+    average_decay: float
+    anchor_decay: float
+    settle: int
+    anchor_tolerance: float
+    raise_anchor: float
+    cut_rate: float
+    heal_after: int
+    most_rollbacks: int
+    check_every: int
+    check_tolerance: float
+    repair_steps: int
+    repair_anchor: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """When the student is evaluated (from the share `first` of the ceiling on), on how much, and what ends training."""
+
+    first: float
+    every: int
+    screen: int
+    full: int
+    margin: float
+    patience: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalSettings:
+    """Steps between checkpoints, and between lines of the journal."""
+
+    checkpoint_every: int
+    log_every: int
+
+
+@dataclass(frozen=True, slots=True)
+class TeachSettings:
+    """Everything that decides how one adapter is taught, beside its data."""
+
+    precision: str
+    accumulate: int
+    phases: tuple[PhaseSettings, ...]
+    optimizer: OptimizerSettings
+    loss: LossSettings
+    recovery: RecoverySettings
+    retention: RetentionSettings
+    journal: JournalSettings
+
+    @property
+    def steps(self) -> int:
+        """The ceiling over all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as `teach_from` reads."""
+        return asdict(self)
+
+
+def read_teaching(preset: str, path: Path = PRESETS) -> TeachSettings:
+    """The settings of a preset."""
+    presets = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if preset not in presets:
+        near = did_you_mean(preset, presets)
+        raise UsageError(f'there is no preset "{preset}" in {path.name}{near}', f"presets: {', '.join(presets)}")
+    return teach_from(presets[preset], f"{path.name}: {preset}")
+
+
+def teach_from(raw: Any, where: str) -> TeachSettings:
+    """The settings from parsed YAML or JSON."""
+    settings = _build(raw, TeachSettings, where)
+    _one_of(settings.precision, PRECISIONS, f"{where}.precision")
+    _one_of(settings.optimizer.kind, OPTIMIZERS, f"{where}.optimizer.kind")
+    _ranges(settings, where)
+    return settings
+
+
+def _ranges(settings: TeachSettings, where: str) -> None:
+    """What would make the loop divide by zero, never end, or never recover."""
+    recovery, retention = settings.recovery, settings.retention
+    rules = {
+        "accumulate": settings.accumulate >= 1,
+        "phases": bool(settings.phases)
+        and all(p.steps >= 0 and p.warm_up >= 0 and p.clip > 0 for p in settings.phases),
+        "loss.anneal": 0 <= settings.loss.anneal <= 1,
+        "optimizer.final_rate": 0 <= settings.optimizer.final_rate <= 1,
+        "recovery.spike_factor": recovery.spike_factor > 1,
+        "recovery.average_decay": 0 <= recovery.average_decay < 1,
+        "recovery.anchor_decay": 0 <= recovery.anchor_decay < 1,
+        "recovery.raise_anchor": recovery.raise_anchor >= 1,
+        "recovery.cut_rate": 0 < recovery.cut_rate <= 1,
+        "recovery.most_rollbacks": recovery.most_rollbacks >= 0,
+        "retention.first": 0 <= retention.first <= 1,
+        "retention.every": retention.every >= 1,
+        "retention.screen": 1 <= retention.screen <= retention.full,
+        "retention.patience": retention.patience >= 1,
+        "journal.checkpoint_every": settings.journal.checkpoint_every >= 1,
+        "journal.log_every": settings.journal.log_every >= 1,
+    }
+    if broken := [key for key, holds in rules.items() if not holds]:
+        raise DataError(f"{where}.{broken[0]} is out of its range", f"compare it with {PRESETS.name}")
+
+
+def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
+    if value not in known:
+        raise DataError(f"{where} is {value!r}", f"known are: {', '.join(known)}")
+
+
+def _build(raw: Any, cls: type[T], where: str) -> T:
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    if not isinstance(raw, Mapping):
+        raise DataError(f"{where}: expected keys and values, found {type(raw).__name__}", f"keys: {', '.join(names)}")
+    if unknown := sorted(set(raw) - set(names)):
+        raise DataError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(names)}")
+    if missing := [name for name in names if name not in raw]:
+        raise DataError(f"{where}: the key {missing[0]!r} is missing", f"compare it with {PRESETS.name}")
+    hints = get_type_hints(cls)
+    return cls(**{name: _value(raw[name], hints[name], f"{where}.{name}") for name in names})
+
+
+def _value(raw: Any, hint: Any, where: str) -> Any:
+    if is_dataclass(hint):
+        return _build(raw, hint, where)  # type: ignore[arg-type]
+    if hint == tuple[PhaseSettings, ...]:
+        if not isinstance(raw, list | tuple):
+            raise DataError(f"{where}: expected a list, found {type(raw).__name__}", f"compare it with {PRESETS.name}")
+        return tuple(_build(item, PhaseSettings, f"{where}[{i}]") for i, item in enumerate(raw))
+    if hint is float and type(raw) is int:
+        return float(raw)
+    if type(raw) is not hint:
+        raise DataError(f"{where} is {raw!r}, expected {hint.__name__}", f"compare it with {PRESETS.name}")
+    return raw

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nexus_core.hf.check import check_loaded
 from nexus_core.hf.config import read_config
-from nexus_core.hf.load import check_loaded, load_hf_teacher
+from nexus_core.hf.load import load_hf_teacher
 from nexus_core.hf.quiet import quiet
 
 if TYPE_CHECKING:

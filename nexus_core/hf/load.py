@@ -5,19 +5,17 @@ transformers initialises at random what it does not find, and only warns. Here t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nexus_core.errors import ModelError
+from nexus_core.hf.check import check_finite, check_loaded
 from nexus_core.hf.config import read_config
 from nexus_core.hf.files import refuse_unsafe
 from nexus_core.types import Detection, LoadOptions, ModelSource
 
 if TYPE_CHECKING:
     from nexus_core.hf.teacher import HFTeacher
-
-SHOWN = 5  # tensors listed in a message; the rest are counted
 
 
 def load_hf_teacher(
@@ -123,37 +121,3 @@ def _precision(options: LoadOptions) -> dict[str, Any]:
     elif options.quantization is not None:
         raise ModelError(f"unknown quantization '{options.quantization}'", "use nf4 or int8, or leave it out")
     return settings
-
-
-def check_loaded(path: Path, report: dict[str, Any]) -> tuple[str, ...]:
-    """Nothing random, nothing mismatched, every file tensor used or named. Returns the unused ones.
-
-    `report` is what `from_pretrained(..., output_loading_info=True)` gave beside the model.
-    """
-    problems = {
-        "not in the checkpoint, would be random": sorted(report["missing_keys"]),
-        "of another shape than the model's": sorted(
-            f"{name} ({tuple(found)} for {tuple(wanted)})" for name, found, wanted in report["mismatched_keys"]
-        ),
-        "not convertible": sorted(str(key) for key in report.get("error_msgs", ())),
-    }
-    said = [f"{_listed(names)} {what}" for what, names in problems.items() if names]
-    if said:
-        raise ModelError(
-            f"{path}: {'; '.join(said)}", "the checkpoint is incomplete, or config.json is another model's"
-        )
-    return tuple(sorted(report["unexpected_keys"]))
-
-
-def check_finite(path: Path, model: Any) -> None:
-    """A checkpoint with NaN in it loads, answers nonsense and scores 0: it is refused by the tensor's name instead."""
-    import torch
-
-    bad = [name for name, p in model.named_parameters() if p.is_floating_point() and not torch.isfinite(p).all()]
-    if bad:
-        raise ModelError(f"{path}: {_listed(bad)} holds NaN or infinity", "restore the checkpoint from where it came")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"

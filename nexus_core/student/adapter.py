@@ -9,6 +9,8 @@ compares z with the teacher's coordinates. The affine (a, b) absorbs differences
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -36,7 +38,36 @@ class AnchoredBottleneck(nn.Module):
         z: torch.Tensor = self.down(self.norm(hidden))  # (B, T, rank)
         return z
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        delta = self.up(functional.silu(self.coordinates(hidden)))  # (B, T, d)
-        out: torch.Tensor = hidden + torch.tanh(self.gate) * delta
+    def steer(self, hidden: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """`hidden` moved to where the coordinates `z` point."""
+        out: torch.Tensor = hidden + torch.tanh(self.gate) * self.up(functional.silu(z))  # (B, T, d)
         return out
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.steer(hidden, self.coordinates(hidden))
+
+    def folded(self) -> FoldedBottleneck:
+        """The same map in four kernels: the norm's affine folded into `down`, the gate into `up`. Without gradients."""
+        with torch.no_grad():
+            return FoldedBottleneck(
+                down=self.down.weight * self.norm.weight,
+                bias=self.down.weight @ self.norm.bias + self.down.bias,
+                up=(torch.tanh(self.gate) * self.up.weight).T.contiguous(),
+                eps=self.norm.eps,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedBottleneck:
+    """An `AnchoredBottleneck` at inference. A closed gate is an `up` of zeros: the input still comes out bit for bit."""
+
+    down: torch.Tensor  # (rank, d)
+    bias: torch.Tensor  # (rank)
+    up: torch.Tensor  # (rank, d)
+    eps: float
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        width = hidden.shape[-1]
+        z = functional.linear(functional.layer_norm(hidden, (width,), eps=self.eps), self.down, self.bias)
+        z = functional.silu(z).view(-1, len(self.up))
+        return torch.addmm(hidden.reshape(-1, width), z, self.up).view(hidden.shape)

@@ -65,6 +65,7 @@ def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
     from nexus_core.cli.context import load_teacher, open_plugins, open_registry
     from nexus_core.profiling.artifacts import ProfileStore
     from nexus_core.profiling.cache import SignalCache
+    from nexus_core.profiling.heads import important_heads
     from nexus_core.profiling.run import Profiler, weights_hash
     from nexus_core.profiling.signals import Collector
 
@@ -90,16 +91,21 @@ def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
     profile = store.read(row.id, contract.capability, weights)
     cache = SignalCache(options["run"] / SIGNALS, {row.id: weights})
     wanted = settings.sample_size if options["signals"] is None else options["signals"]
-    collector = Collector(teacher, metric, profile, cache, progress.say, progress.beat)
+    heads = important_heads(profile, contract.thresholds, registry.profiling.attention_heads)
+    collector = Collector(teacher, metric, profile, cache, progress.say, progress.beat, heads)
     collector.collect(wanted, settings.seed, settings.data)
     click.echo(f"stored in {store.root / 'profiles' / row.id / contract.capability} and {cache.directory}")
     if not any(block.proven for block in profile.blocks):
-        for note in [*profile.notes, *(block.note for block in profile.blocks)]:
-            click.echo(f"note: {note}", err=True)
-        click.echo(
-            "nothing is proven non-negotiable; try a larger --sample-size, other --layers, or other --data", err=True
-        )
+        _say_unproven(profile)
         sys.exit(1)
+
+
+def _say_unproven(profile: CapabilityProfile) -> None:
+    for note in [*profile.notes, *(block.note for block in profile.blocks)]:
+        click.echo(f"note: {note}", err=True)
+    click.echo(
+        "nothing is proven non-negotiable; try a larger --sample-size, other --layers, or other --data", err=True
+    )
 
 
 def _refuse_licence(row: TeacherRow) -> None:

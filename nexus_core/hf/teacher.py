@@ -18,6 +18,8 @@ from nexus_core.hf.quiet import quiet
 from nexus_core.hf.threads import fitted_threads
 from nexus_core.types import Detection, GenerateOptions, ModelSource, Sample, Teacher
 
+_MARK = "\ue000"  # a private character, which no template writes: it shows where a template puts the prompt
+
 
 class HFTeacher(Teacher):
     """Wraps a loaded model and its own tokenizer. Batches are left-padded, so that generation continues the prompt."""
@@ -82,6 +84,20 @@ class HFTeacher(Teacher):
         for row, answer in enumerate(answers):
             mask[row, length - 1 - len(answer) : length - 1] = True  # left padding: answers end at the right edge
         return batch, mask
+
+    def prompt_spans(self, samples: Sequence[Sample], options: GenerateOptions) -> list[list[tuple[int, int]]] | None:
+        """Which characters of `sample.prompt` each prompt token of `encode_answers` is; (0, 0) if of none (a template's).
+
+        None where the tokenizer keeps no account of it.
+        """
+        if not self._tokenizer.is_fast:
+            return None
+        lead = self.prompt_text(Sample("", _MARK, "")).find(_MARK)  # what the template writes before the prompt
+        limit = self._prompt_limit(options.max_new_tokens)
+        found = self._tokenized(samples, return_offsets_mapping=True)["offset_mapping"]
+        return [
+            _inside(self.prompt_text(s), s.prompt, lead, row)[-limit:] for s, row in zip(samples, found, strict=True)
+        ]
 
     def prefill(self, samples: Sequence[Sample], options: GenerateOptions) -> Prefix | None:
         """The prompts as read by the model, to be shared by many answers; None if it cannot share them."""
@@ -161,19 +177,26 @@ class HFTeacher(Teacher):
 
     def _rows(self, samples: Sequence[Sample], room: int) -> list[list[int]]:
         """Prompt tokens. What does not fit the context loses its beginning: the question stands at the end."""
+        rows: list[list[int]] = self._tokenized(samples)["input_ids"]
+        limit = self._prompt_limit(room)
+        self.truncated += sum(len(row) > limit for row in rows)
+        return [row[-limit:] for row in rows]
+
+    def _tokenized(self, samples: Sequence[Sample], **more: Any) -> Any:
         templated = bool(getattr(self._tokenizer, "chat_template", None))
         with quiet():  # the tokenizer warns of long prompts; they are counted and cut here
-            rows: list[list[int]] = self._tokenizer(
+            return self._tokenizer(
                 [self.prompt_text(sample) for sample in samples],
                 # A chat template writes the special tokens itself; adding them again would double the first one.
                 add_special_tokens=not templated,
                 return_attention_mask=False,
                 return_token_type_ids=False,
-            )["input_ids"]
-        # An answer may be allowed more room than it will need, so at least half of the context is the prompt's.
-        limit = max(self._limit // 2, self._limit - room)
-        self.truncated += sum(len(row) > limit for row in rows)
-        return [row[-limit:] for row in rows]
+                **more,
+            )
+
+    def _prompt_limit(self, room: int) -> int:
+        """An answer may be allowed more room than it will need, so at least half of the context is the prompt's."""
+        return max(self._limit // 2, self._limit - room)
 
     def _pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         batch = self._tokenizer.pad({"input_ids": [list(row) for row in rows]}, return_tensors="pt")
@@ -201,6 +224,16 @@ def _measuring(preferred: GenerationConfig) -> GenerationConfig:
     """The checkpoint's special tokens without its taste (do_sample, top_k, repetition_penalty): options alone decide."""
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     return GenerationConfig(**{name: getattr(preferred, name) for name in names})
+
+
+def _inside(text: str, prompt: str, lead: int, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans of the templated text as spans of the prompt, which starts in it at `lead`; a template may have stripped it."""
+    for kept in (prompt, prompt.strip()):
+        if lead >= 0 and text.startswith(kept, lead):
+            shift, end = prompt.find(kept) - lead, lead + len(kept)
+            moved = [(max(start, lead) + shift, min(stop, end) + shift) for start, stop in spans]
+            return [(start, stop) if start < stop else (0, 0) for start, stop in moved]
+    return [(0, 0)] * len(spans)  # the template rewrites the prompt: no place of the one is known in the other
 
 
 def _cut(answer: str, stop: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from nexus_core.errors import ModelError, NexusError
 from nexus_core.plugins import Plugins
 from nexus_core.profiling import measure
+from nexus_core.profiling.attention import missing_attention
 from nexus_core.profiling.draw import draw_samples, split_off
 from nexus_core.profiling.model import (
     BlockProfile,
@@ -243,6 +244,8 @@ class Profiler:
             findings.heads += measure.silence_heads(scorer, site, some, seed)
             findings.perturbations += measure.ablate(scorer, site, some, seed)
             findings.perturbations += perturbed_weights(scorer, site, some, seed)
+        if findings.heads and (reason := missing_attention(self.teacher, self.metric, scorer.samples[order[0]])):
+            findings.notes.append(f"no attention summaries will be collected: {reason}")
         self.say("prompts and decoding")
         findings.perturbations += perturbed_prompts(scorer, some, seed)
         findings.perturbations += perturbed_decoding(scorer, some, seed)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from nexus_core.profiling.attention import attention_summaries, missing_attention
 from nexus_core.profiling.cache import (
     Coefficients,
     LogitCodec,
@@ -34,7 +35,11 @@ UNIT = 64  # samples per unit: some seconds of work, and some hundred kilobytes
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """Writes the signals of one teacher on one capability into a cache."""
+    """Writes the signals of one teacher on one capability into a cache.
+
+    `heads` are those whose attention is summarised, by block (see `important_heads`); none where the teacher offers no
+    attention weights.
+    """
 
     teacher: Teacher
     metric: CapabilityMetric
@@ -42,48 +47,67 @@ class Collector:
     cache: SignalCache
     say: Callable[[str], None] = lambda text: None
     heartbeat: Callable[[], None] = lambda: None
+    heads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def collect(self, n: int, seed: int, data: str | None = None) -> int:
         """Signals of `n` samples of the train split; returns how many of them had to be asked for."""
         request = SampleRequest(Split.TRAIN, n, seed, data)
         samples = list(itertools.islice(self.metric.samples(request), n))
+        heads = self._heads(samples)
         asked = 0
         for start in range(0, len(samples), UNIT):
             chunk = samples[start : start + UNIT]
-            key = self._key(chunk)
+            key = self._key(chunk, heads)
             if not self.cache.has(key):
                 self.say(f"signals {start + len(chunk)} of {len(samples)}")
-                self.cache.write(key, list(self._signals(chunk)))
+                self.cache.write(key, list(self._signals(chunk, heads)))
                 asked += len(chunk)
         return asked
 
-    def _key(self, chunk: Sequence[Sample]) -> UnitKey:
+    def _heads(self, samples: Sequence[Sample]) -> dict[str, tuple[int, ...]]:
+        """The heads to summarise, if the teacher lets itself be watched."""
+        if not self.heads or not samples:
+            return {}
+        if reason := missing_attention(self.teacher, self.metric, samples[0]):
+            self.say(f"no attention summaries: {reason}")
+            return {}
+        return dict(self.heads)
+
+    def _key(self, chunk: Sequence[Sample], heads: Mapping[str, tuple[int, ...]]) -> UnitKey:
+        settings: dict[str, Any] = {"options": asdict(self.metric.options), "bases": _bases_hash(self.profile.blocks)}
+        if heads:  # without, a unit keeps the name that it had before there were summaries
+            settings["heads"] = {block: list(of) for block, of in heads.items()}
         return UnitKey(
             teacher=self.profile.teacher,
             weights=self.profile.weights_hash,
             capability=self.profile.capability,
             split=Split.TRAIN.value,
             samples=tuple(sample.digest for sample in chunk),
-            settings={"options": asdict(self.metric.options), "bases": _bases_hash(self.profile.blocks)},
+            settings=settings,
         )
 
-    def _signals(self, chunk: Sequence[Sample]) -> Iterator[TeacherSignal]:
+    def _signals(self, chunk: Sequence[Sample], heads: Mapping[str, tuple[int, ...]]) -> Iterator[TeacherSignal]:
         scorer = Scorer(self.teacher, self.metric, chunk, self.heartbeat)
         coordinates = self._coordinates(scorer)
         codec = self._codec(scorer)
+        offsets = [
+            byte_offsets(output, _spans(self.teacher, tokens, output, self.metric)).reshape(-1, 2)
+            for tokens, output in zip(scorer.baseline.tokens, scorer.baseline.outputs, strict=True)
+        ]
+        attention = attention_summaries(scorer, heads, offsets)
         for start in range(0, len(chunk), ROWS):
             rows = range(start, min(start + ROWS, len(chunk)))
             for i, logits in zip(rows, _answer_logits(scorer, rows), strict=True):
-                tokens, output = scorer.baseline.tokens[i], scorer.baseline.outputs[i]
                 yield TeacherSignal(
                     digest=chunk[i].digest,
                     prompt=chunk[i].prompt,
-                    output=output,
-                    token_ids=np.asarray(tokens, dtype=np.int32),
-                    offsets=byte_offsets(output, _spans(self.teacher, tokens, output, self.metric)),
+                    output=scorer.baseline.outputs[i],
+                    token_ids=np.asarray(scorer.baseline.tokens[i], dtype=np.int32),
+                    offsets=offsets[i],
                     logits=codec.encode(logits),
                     codec=codec,
                     coefficients={name: rows_of[i] for name, rows_of in coordinates.items()},
+                    attention={name: summary_of[i] for name, summary_of in attention.items()},
                 )
             self.heartbeat()
 

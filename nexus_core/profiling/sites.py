@@ -136,6 +136,15 @@ def _attention_of(path: str) -> str | None:
     return None
 
 
+def self_attention(site: Site) -> tuple[nn.Module, int] | None:
+    """The block's first attention module and its number of heads; a second one attends to another sequence."""
+    if not site.heads:
+        return None
+    path = _attention_of(site.heads[0].name)
+    assert path is not None  # a projection of heads was found inside one
+    return site.module.get_submodule(path), site.heads[0].groups
+
+
 def _head_count(attention: nn.Module, model: nn.Module) -> int | None:
     """From the attention module itself where it says so, else from the configuration."""
     config = getattr(attention, "config", None) or getattr(model, "config", None)

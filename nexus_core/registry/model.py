@@ -41,6 +41,7 @@ class ProfilingSettings:
     components_most: int
     components_middle: int
     components_tested: int
+    attention_heads: int
     variance_fraction: float
     reconstruction_max_drop: float
     overlap_heavy: float

@@ -205,6 +205,7 @@ profiling:
   verify_samples: 3
   layers: 3
   components: {most: 8, middle: 4, tested: 2}
+  attention_heads: 2
   variance_fraction: 0.9
   reconstruction_max_drop: 0.1
   overlap_heavy: 0.5

@@ -1,5 +1,6 @@
 """The teacher signal cache: what stage 4 learns from, so that no teacher is in memory then."""
 
+from nexus_core.profiling.cache.attention import AttentionSummary
 from nexus_core.profiling.cache.codec import LogitCodec, Packed
 from nexus_core.profiling.cache.select import Rule
 from nexus_core.profiling.cache.signal import MODALITY_ARRAYS, Coefficients, TeacherSignal, byte_offsets
@@ -9,6 +10,7 @@ from nexus_core.profiling.cache.topk import TopK, kl_divergence
 
 __all__ = [
     "MODALITY_ARRAYS",
+    "AttentionSummary",
     "Coefficients",
     "Entry",
     "LogitCodec",

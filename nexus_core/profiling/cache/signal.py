@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nexus_core.errors import DataError
+from nexus_core.profiling.cache.attention import AttentionSummary
 from nexus_core.profiling.cache.codec import LogitCodec, Packed
 from nexus_core.profiling.cache.topk import TopK
 
-MODALITY_ARRAYS = ("mel_frames", "speaker_embedding", "patch_features", "attention_summary")
+MODALITY_ARRAYS = ("mel_frames", "speaker_embedding", "patch_features")
 """The only arrays that a signal may carry beside coefficients. Activations of a block are never among them."""
 _INT8 = 127
 
@@ -91,6 +92,7 @@ class TeacherSignal:
     codec: LogitCodec | None = None
     coefficients: Mapping[str, Coefficients] = field(default_factory=dict)  # by block
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # by a name of MODALITY_ARRAYS
+    attention: Mapping[str, AttentionSummary] = field(default_factory=dict)  # by block
 
     def __post_init__(self) -> None:
         where, tokens = f"signal of sample {self.digest[:12]}", len(self.token_ids)
@@ -105,6 +107,7 @@ class TeacherSignal:
                     f"{where}: block {block} has coefficients of {len(rows.values)} tokens, the output has {tokens}",
                     "pass one row per output token, or pooled=True",
                 )
+        self._check_attention(where)
         for name, array in self.arrays.items():
             if name not in MODALITY_ARRAYS:
                 raise DataError(
@@ -131,6 +134,16 @@ class TeacherSignal:
                 f"{where}: offsets are out of order or outside the {size} bytes of the output",
                 "offsets are in bytes of this output, not in characters and not of the prompt",
             )
+
+    def _check_attention(self, where: str) -> None:
+        size = len(self.prompt.encode()) + len(self.output.encode())
+        for block, summary in self.attention.items():
+            if len(summary.starts) != len(self.token_ids) or summary.ends.max(initial=0) > size:
+                raise DataError(
+                    f"{where}: the attention of {block} is of {len(summary.starts)} tokens, up to byte "
+                    f"{summary.ends.max(initial=0)}; the output has {len(self.token_ids)}, and the text {size} bytes",
+                    "pass one row per output token; places are bytes of the prompt, then of the output",
+                )
 
     def top_k(self) -> TopK | None:
         """The distributions of the output tokens, if the teacher has any."""

@@ -56,7 +56,7 @@ class Entry:
     key: UnitKey
     sha256: str
     nbytes: int
-    sizes: Mapping[str, int]  # tokens, and bytes of logits, of tail shapes and of coefficients
+    sizes: Mapping[str, int]  # tokens, and bytes of logits, tail shapes, coefficients and attention summaries
 
 
 class SignalCache:
@@ -244,4 +244,5 @@ def _sizes(signals: Sequence[TeacherSignal]) -> dict[str, int]:
             for signal in signals
             for rows in signal.coefficients.values()
         ),
+        "attention_bytes": sum(summary.nbytes for signal in signals for summary in signal.attention.values()),
     }

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nexus_core.errors import DataError
+from nexus_core.profiling.cache.attention import AttentionSummary
 from nexus_core.profiling.cache.codec import LogitCodec, Packed
 from nexus_core.profiling.cache.signal import Coefficients, TeacherSignal
 from nexus_core.profiling.cache.tail import TailShape
@@ -36,6 +37,8 @@ def unit_bytes(key: str, signals: Sequence[TeacherSignal]) -> bytes:
         "offsets": _joined([signal.offsets for signal in signals]),
     }
     meta: dict[str, Any] = {"unit": key, "blocks": _put_blocks(arrays, signals)} | _put_logits(arrays, signals)
+    if attention := _put_attention(arrays, signals):
+        meta["attention"] = attention  # a unit without it is as units were before there was any
     for i, signal in enumerate(signals):
         arrays |= {f"array_{i}_{name}": array for name, array in signal.arrays.items()}
     arrays["meta"] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
@@ -66,6 +69,22 @@ def _put_blocks(arrays: Arrays, signals: Sequence[TeacherSignal]) -> list[dict[s
 def _description(block: str, rows: Coefficients) -> dict[str, Any]:
     k, int8 = rows.values.shape[1], rows.values.dtype == np.int8
     return {"name": block, "dim": rows.dim, "k": k, "int8": bool(int8), "pooled": rows.pooled, "reason": rows.reason}
+
+
+def _put_attention(arrays: Arrays, signals: Sequence[TeacherSignal]) -> list[dict[str, Any]]:
+    """Add every block's attention summary; all samples of a unit have the same blocks and heads."""
+    described: list[list[dict[str, Any]]] = [
+        [{"name": block, "heads": list(of.heads)} for block, of in sorted(signal.attention.items())]
+        for signal in signals
+    ]
+    if any(other != described[0] for other in described):
+        raise DataError("the signals of a unit differ in the heads whose attention they keep", "use one profile")
+    for i, block in enumerate(described[0]):
+        summaries = [signal.attention[block["name"]] for signal in signals]
+        arrays[f"attention_{i}_starts"] = np.concatenate([summary.starts for summary in summaries])
+        arrays[f"attention_{i}_sizes"] = np.concatenate([summary.sizes for summary in summaries])
+        arrays[f"attention_{i}_mass"] = np.concatenate([summary.mass for summary in summaries])
+    return described[0]
 
 
 def _put_logits(arrays: Arrays, signals: Sequence[TeacherSignal]) -> dict[str, Any]:
@@ -137,6 +156,13 @@ class UnitReader:
                 for place, block in enumerate(self._meta["blocks"])
             },
             arrays=arrays,
+            attention={
+                block["name"]: AttentionSummary(
+                    tuple(block["heads"]),
+                    *(self._arrays[f"attention_{place}_{part}"][tokens].copy() for part in ("starts", "sizes", "mass")),
+                )
+                for place, block in enumerate(self._meta.get("attention", ()))
+            },
         )
 
     def _coefficients(self, place: int, block: Mapping[str, Any], i: int, tokens: slice) -> Coefficients:

@@ -1,0 +1,31 @@
+"""Attention weights exist only where attention is computed step by step: fused kernels never form them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nexus_core.hf.quiet import quiet
+
+
+@contextmanager
+def eager_attention(model: Any) -> Iterator[None]:
+    """Inside, a transformers model's attention modules return (output, weights); its own implementation comes back after.
+
+    A model that does not let itself be switched is left alone: whoever needs its weights sees whether they come.
+    """
+    setter, config = getattr(model, "set_attn_implementation", None), getattr(model, "config", None)
+    before = getattr(config, "_attn_implementation", None)
+    if setter is None or before is None:
+        yield
+        return
+    parts = {name: getattr(config, name, None) for name in getattr(config, "sub_configs", {})}
+    own = {name: part._attn_implementation for name, part in parts.items() if part is not None}
+    with quiet():
+        setter("eager")
+    try:
+        yield
+    finally:
+        with quiet():
+            setter({"": before, **own} if own else before)

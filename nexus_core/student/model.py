@@ -183,10 +183,10 @@ class NexusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # transformers 
         input_ids: torch.Tensor,
         thoughts: Tensors | None = None,
         thoughts_mask: Tensors | None = None,
-        **rest: Any,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Thoughts are the same at every step."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **rest)
+        """Thoughts are the same at every step. (transformers looks for a parameter called `kwargs`.)"""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
         return inputs | {"thoughts": thoughts, "thoughts_mask": thoughts_mask}
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, **rest: Any) -> tuple[torch.Tensor, dict[str, Any]]:

@@ -7,41 +7,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import nn
-from transformers import GenerationConfig
 
-from nexus_core.errors import ModelError
 from nexus_core.hf.blocks import find_blocks
 from nexus_core.hf.prefix import Prefix, continue_with, prefill
-from nexus_core.hf.quiet import quiet
+from nexus_core.hf.text import TextModel
 from nexus_core.hf.threads import fitted_threads
 from nexus_core.types import Detection, GenerateOptions, ModelSource, Sample, Teacher
 
 _MARK = "\ue000"  # a private character, which no template writes: it shows where a template puts the prompt
 
 
-class HFTeacher(Teacher):
+class HFTeacher(TextModel, Teacher):
     """Wraps a loaded model and its own tokenizer. Batches are left-padded, so that generation continues the prompt."""
 
     def __init__(
         self, source: ModelSource, detection: Detection, model: Any, tokenizer: Any, unused: Sequence[str] = ()
     ) -> None:
+        super().__init__(model.eval().requires_grad_(False), tokenizer, str(source.path))
         self.source = source
         self.detection = detection
         self.unused = tuple(unused)  # checkpoint tensors that this architecture does not have, by name
-        self._model = model.eval().requires_grad_(False)
-        self._model.generation_config = _measuring(model.generation_config)
-        self._tokenizer = tokenizer
-        self._tokenizer.padding_side = "left"
-        if self._tokenizer.pad_token is None:
-            # Padding is masked out, so any id serves; nearly every tokenizer has an eos.
-            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         self._blocks = find_blocks(model)
-        self._size = sum(parameter.numel() for parameter in model.parameters())
-        self._limit = _context(model, tokenizer)
         self._counts_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self.truncated = 0  # prompts so far that were longer than the context and lost their beginning
 
     @property
     def model(self) -> nn.Module:
@@ -55,20 +43,6 @@ class HFTeacher(Teacher):
     @property
     def blocks(self) -> Mapping[str, nn.Module]:
         return self._blocks
-
-    def prompt_text(self, sample: Sample) -> str:
-        """The prompt as this checkpoint wants it: through its chat template if it has one."""
-        if not getattr(self._tokenizer, "chat_template", None):
-            return sample.prompt
-        messages = [{"role": "user", "content": sample.prompt}]
-        try:
-            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"{self.source.path}: its chat template cannot be rendered: {error}",
-                "correct chat_template.jinja, or the chat_template in tokenizer_config.json",
-            ) from error
-        return text
 
     def encode(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         return self._pad(self._rows(samples, room=0))
@@ -122,109 +96,6 @@ class HFTeacher(Teacher):
             return self._model(**batch, position_ids=positions)
         return self._model(**batch)
 
-    def generate(self, samples: Sequence[Sample], options: GenerateOptions) -> list[str]:
-        """Answers in the order of `samples`; batches are built by prompt length so that little is spent on padding."""
-        order = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt))
-        answers: dict[int, str] = {}
-        devices = [self._model.device] if self._model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # the seed is this call's; the caller's random state comes back
-            torch.manual_seed(options.seed)
-            for start in range(0, len(order), options.batch_size):
-                chosen = order[start : start + options.batch_size]
-                tokens = self.generate_tokens([samples[i] for i in chosen], options)
-                answers.update(zip(chosen, self.decode_tokens(tokens, options), strict=True))
-        return [answers[i] for i in range(len(samples))]
-
-    @torch.inference_mode()
-    def generate_tokens(
-        self,
-        samples: Sequence[Sample],
-        options: GenerateOptions,
-        begun: Sequence[Sequence[int]] | None = None,
-        most: int | None = None,
-    ) -> list[list[int]]:
-        """Answer tokens of one batch, up to and with the end token.
-
-        `begun` are the first tokens of each answer. `most` ends answers earlier than `options.max_new_tokens` does (and
-        leaves the prompts as they are); both count what was begun.
-        """
-        most = min(most or options.max_new_tokens, options.max_new_tokens)
-        begun = begun or [[] for _ in samples]
-        rows = self._rows(samples, room=options.max_new_tokens)
-        batch = self._pad([[*row, *start] for row, start in zip(rows, begun, strict=True)])
-        length = batch["input_ids"].shape[1]
-        sampling = options.temperature > 0
-        settings: dict[str, Any] = {}
-        if sampling:  # top_k=0: all of the vocabulary, where transformers would take the 50 likeliest
-            settings = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
-        if options.stop:
-            settings |= {"stop_strings": list(options.stop), "tokenizer": self._tokenizer}
-        with quiet(), fitted_threads(self._size):
-            output = self._model.generate(
-                **batch,
-                max_new_tokens=max(1, min(most - min(map(len, begun)), self._limit - length)),
-                do_sample=sampling,
-                pad_token_id=self._tokenizer.pad_token_id,
-                **settings,
-            )
-        new = [self._until_end(row) for row in output[:, length:].tolist()]
-        return [[*start, *row][:most] for start, row in zip(begun, new, strict=True)]
-
-    def decode_tokens(self, tokens: Sequence[Sequence[int]], options: GenerateOptions) -> list[str]:
-        """Texts of answers, without special tokens and without what follows a stop string."""
-        texts = self._tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)
-        return [_cut(text, options.stop) for text in texts]
-
-    def _rows(self, samples: Sequence[Sample], room: int) -> list[list[int]]:
-        """Prompt tokens. What does not fit the context loses its beginning: the question stands at the end."""
-        rows: list[list[int]] = self._tokenized(samples)["input_ids"]
-        limit = self._prompt_limit(room)
-        self.truncated += sum(len(row) > limit for row in rows)
-        return [row[-limit:] for row in rows]
-
-    def _tokenized(self, samples: Sequence[Sample], **more: Any) -> Any:
-        templated = bool(getattr(self._tokenizer, "chat_template", None))
-        with quiet():  # the tokenizer warns of long prompts; they are counted and cut here
-            return self._tokenizer(
-                [self.prompt_text(sample) for sample in samples],
-                # A chat template writes the special tokens itself; adding them again would double the first one.
-                add_special_tokens=not templated,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                **more,
-            )
-
-    def _prompt_limit(self, room: int) -> int:
-        """An answer may be allowed more room than it will need, so at least half of the context is the prompt's."""
-        return max(self._limit // 2, self._limit - room)
-
-    def _pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        batch = self._tokenizer.pad({"input_ids": [list(row) for row in rows]}, return_tensors="pt")
-        return {name: tensor.to(self._model.device) for name, tensor in batch.items()}
-
-    def _until_end(self, row: list[int]) -> list[int]:
-        """Generation pads a finished row until its batch ends; a row may also have ended at a stop string."""
-        ends = self._model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
-        for position, token in enumerate(row):
-            if token in ends:
-                return row[: position + 1]
-            if token == self._tokenizer.pad_token_id:
-                return row[:position]
-        return row
-
-
-def _context(model: Any, tokenizer: Any) -> int:
-    """Tokens that this checkpoint was made for; without a statement of it there is no limit to enforce."""
-    stated = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
-    return int(stated or tokenizer.model_max_length)
-
-
-def _measuring(preferred: GenerationConfig) -> GenerationConfig:
-    """The checkpoint's special tokens without its taste (do_sample, top_k, repetition_penalty): options alone decide."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    return GenerationConfig(**{name: getattr(preferred, name) for name in names})
-
 
 def _inside(text: str, prompt: str, lead: int, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Spans of the templated text as spans of the prompt, which starts in it at `lead`; a template may have stripped it."""
@@ -234,9 +105,3 @@ def _inside(text: str, prompt: str, lead: int, spans: Sequence[tuple[int, int]])
             moved = [(max(start, lead) + shift, min(stop, end) + shift) for start, stop in spans]
             return [(start, stop) if start < stop else (0, 0) for start, stop in moved]
     return [(0, 0)] * len(spans)  # the template rewrites the prompt: no place of the one is known in the other
-
-
-def _cut(answer: str, stop: Sequence[str]) -> str:
-    """Everything before the first stop string; generation ends a batch only when its last row has met one."""
-    ends = [position for text in stop if (position := answer.find(text)) >= 0]
-    return answer[: min(ends)] if ends else answer

@@ -52,9 +52,9 @@ class Checkpoint:
     """One moment of a training, in memory."""
 
     meta: Meta
-    weights: Tensors
-    optimizer: Tensors
-    rng: Tensors
+    weights: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, torch.Tensor]
+    rng: Mapping[str, torch.Tensor]
 
 
 class Checkpoints:
@@ -201,7 +201,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put that state back; what it held before is gone."""
     state: dict[Any, Any] = {}
     for key, value in tensors.items():
@@ -222,7 +222,7 @@ def _leaves(tree: Mapping[Any, Any], path: tuple[str, ...]) -> Iterator[tuple[tu
             yield (*path, str(key)), value
 
 
-def load_weights(parameters: Mapping[str, torch.nn.Parameter], weights: Tensors) -> None:
+def load_weights(parameters: Mapping[str, torch.nn.Parameter], weights: Mapping[str, torch.Tensor]) -> None:
     """Put trained weights back in place: the very names and shapes, or DataError."""
     if sorted(parameters) != sorted(weights):
         differing = sorted(set(parameters) ^ set(weights))
@@ -242,7 +242,7 @@ def rng_tensors() -> Tensors:
     return states
 
 
-def load_rng(tensors: Tensors) -> None:
+def load_rng(tensors: Mapping[str, torch.Tensor]) -> None:
     """Put the generators back; those of a GPU that is not here are left."""
     torch.set_rng_state(tensors["cpu"])
     if torch.cuda.is_available():

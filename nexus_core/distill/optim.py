@@ -69,8 +69,8 @@ def _last_blocks(student: nn.Module, phase: PhaseSettings) -> tuple[str, ...]:
 def build_optimizer(trained: Trained, phase: PhaseSettings, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """AdamW over four groups: adapter and backbone, each with and without decay. `rate` is a group's own peak rate."""
     groups = [
-        *_groups(trained.adapter, phase.adapter_rate, settings.weight_decay),
-        *_groups(trained.backbone, phase.backbone_rate, settings.weight_decay),
+        *_groups(trained.adapter, phase.adapter_rate, settings.weight_decay, backbone=False),
+        *_groups(trained.backbone, phase.backbone_rate, settings.weight_decay, backbone=True),
     ]
     betas = (settings.beta1, settings.beta2)
     if bits(settings, trained.size) == 8:
@@ -87,12 +87,13 @@ def bits(settings: OptimizerSettings, size: int) -> int:
     return 8 if settings.kind == "adamw8bit" else 32
 
 
-def _groups(parameters: Named, rate: float, decay: float) -> list[dict[str, Any]]:
+def _groups(parameters: Named, rate: float, decay: float, backbone: bool) -> list[dict[str, Any]]:
     # Norms, biases and gates (fewer than two dimensions) are scales around a value that is not 0: decay would pull at it.
     matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
     others = [parameter for parameter in parameters.values() if parameter.ndim < 2]
     named = [(matrices, decay), (others, 0.0)]
-    return [{"params": p, "weight_decay": d, "rate": rate, "lr": rate} for p, d in named if p]
+    own = {"rate": rate, "lr": rate, "backbone": backbone}
+    return [{"params": p, "weight_decay": d, **own} for p, d in named if p]
 
 
 def rate_share(step: int, phase: PhaseSettings, final: float) -> float:
@@ -103,10 +104,10 @@ def rate_share(step: int, phase: PhaseSettings, final: float) -> float:
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Every group at `share` of its own peak rate."""
+def set_rate(optimizer: torch.optim.Optimizer, share: float, adapters_only: bool = False) -> None:
+    """Every group at `share` of its own peak rate; the backbone at none where only adapters may move."""
     for group in optimizer.param_groups:
-        group["lr"] = group["rate"] * share
+        group["lr"] = 0.0 if adapters_only and group["backbone"] else group["rate"] * share
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], clip: float) -> torch.Tensor:

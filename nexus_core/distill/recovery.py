@@ -174,14 +174,17 @@ def check_due(state: RecoveryState, step: int, settings: RecoverySettings) -> bo
     return bool(settings.check_every) and step % settings.check_every == 0
 
 
-def check(state: RecoveryState, error: float, settings: RecoverySettings) -> tuple[RecoveryState, Trouble | None]:
+def check(
+    state: RecoveryState, error: float, settings: RecoverySettings, harmless: bool = False
+) -> tuple[RecoveryState, Trouble | None]:
     """After the hard check: go on, repair, or (the repair did not help) go back.
 
-    A repair is an adapters-only pass of `repair_steps` with the anchor weight x `repair_anchor`.
+    A repair is an adapters-only pass of `repair_steps` with the anchor weight x `repair_anchor`. An error that profiling
+    measured as `harmless` to the teacher needs none.
     """
     best = error if state.checked is None else min(state.checked, error)
     limit = (1 + settings.check_tolerance) * best
-    if error <= limit:
+    if harmless or error <= limit:
         return replace(state, checked=best, repair_left=None), None
     if state.repair_left is None and settings.repair_steps:
         return replace(state, repair_left=settings.repair_steps), None

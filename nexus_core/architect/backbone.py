@@ -90,7 +90,7 @@ def _same(one: Path | None, other: Path | None) -> bool:
 
 def llama_config(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The arguments of LlamaConfig, with what the layout leaves to defaults written out."""
-    config = {key: value for key, value in values.items() if key not in _ABOUT_THE_FILE}
+    config = _with_rope({key: value for key, value in values.items() if key not in _ABOUT_THE_FILE})
     for key in _SIZES:
         _positive(config.get(key), key, where)
     heads = config["num_attention_heads"]
@@ -108,6 +108,15 @@ def llama_config(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         if not isinstance(config.setdefault(key, False), bool):
             raise DataError(f"{where}: {key} is {config[key]!r}, not true or false", "correct config.json")
     return config
+
+
+def _with_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """Checkpoints from before transformers 5 spread over two keys what is `rope_parameters` now."""
+    scaling, theta = config.pop("rope_scaling", None) or {}, config.pop("rope_theta", None)
+    if "rope_parameters" in config or not (scaling or theta):
+        return config
+    kind = {"rope_type": scaling.get("rope_type") or scaling.get("type") or "default"}
+    return {**config, "rope_parameters": {**scaling, **kind, **({"rope_theta": theta} if theta else {})}}
 
 
 def _positive(value: Any, key: str, where: str) -> None:

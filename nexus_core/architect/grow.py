@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from nexus_core.architect.budget import Budget
@@ -22,8 +23,10 @@ def grow(arch: StudentArch, capability: str, factor: float, budget: Budget) -> S
     adapter = arch.adapter(capability)
     before = sizes(arch).adapters[capability]
     grown = arch
-    for step in range(1, _steps(arch, adapter, factor) + 1):
-        larger = _with(arch, _grown(arch, adapter, step))
+    ranks = ranks_of(adapter)
+    wanted = [min(math.ceil(max(rank, 1) * factor), _widest(arch, adapter)) for rank in ranks]
+    for step in range(1, max(w - r for w, r in zip(wanted, ranks, strict=True)) + 1):
+        larger = _with(arch, adapter, [max(r, min(r + step, w)) for w, r in zip(wanted, ranks, strict=True)])
         if budget.exceeded(sizes(larger)):
             break
         grown = larger
@@ -37,39 +40,38 @@ def grow(arch: StudentArch, capability: str, factor: float, budget: Budget) -> S
     return replace(grown, decisions=(*arch.decisions, Decision("add", f"capacity of {capability}", reason)))
 
 
-def _steps(arch: StudentArch, adapter: AdapterArch, factor: float) -> int:
-    """By how much its rank would grow; a delta or bottleneck wider than what it works on has no use."""
+def ranks_of(adapter: AdapterArch) -> list[int]:
+    """What grows: the rank of its deltas, or without these those of its bottlenecks."""
+    return [adapter.delta_rank] if adapter.delta_targets else [site.rank for site in adapter.sites]
+
+
+def _widest(arch: StudentArch, adapter: AdapterArch) -> int:
+    """A delta or bottleneck wider than what it works on has no use."""
+    maps = projections(arch.backbone)
     if adapter.delta_targets:
-        maps = projections(arch.backbone)
-        most = min(min(maps[target]) for target in adapter.delta_targets)
-        rank = adapter.delta_rank
-        return max(0, min(math.ceil(max(rank, 1) * factor), most) - rank)
-    ranks = [site.rank for site in adapter.sites]
-    return max(0, min(math.ceil(max(ranks) * factor), int(arch.backbone["hidden_size"])) - min(ranks))
+        return min(min(maps[target]) for target in adapter.delta_targets)
+    return int(arch.backbone["hidden_size"])
 
 
-def _grown(arch: StudentArch, adapter: AdapterArch, step: int) -> AdapterArch:
+def _with(arch: StudentArch, adapter: AdapterArch, ranks: Sequence[int]) -> StudentArch:
+    """The same student with these ranks in one adapter."""
     if adapter.delta_targets:
-        return replace(adapter, delta_rank=adapter.delta_rank + step)
-    width = int(arch.backbone["hidden_size"])
-    sites = tuple(replace(site, rank=min(site.rank + step, width)) for site in adapter.sites)
-    return replace(adapter, sites=sites)
-
-
-def _with(arch: StudentArch, adapter: AdapterArch) -> StudentArch:
-    kept = (adapter if each.capability == adapter.capability else each for each in arch.adapters)
+        larger = replace(adapter, delta_rank=ranks[0])
+    else:
+        sites = (replace(site, rank=rank) for site, rank in zip(adapter.sites, ranks, strict=True))
+        larger = replace(adapter, sites=tuple(sites))
+    kept = (larger if each.capability == adapter.capability else each for each in arch.adapters)
     return replace(arch, adapters=tuple(kept))
 
 
 def _ranks(adapter: AdapterArch) -> str:
-    if adapter.delta_targets:
-        return f"delta rank {adapter.delta_rank}"
-    return f"ranks {', '.join(str(site.rank) for site in adapter.sites)}"
+    what = "delta rank" if adapter.delta_targets else "ranks"
+    return f"{what} {', '.join(map(str, ranks_of(adapter)))}"
 
 
 def _no_room(arch: StudentArch, adapter: AdapterArch, budget: Budget) -> DataError:
-    larger = sizes(_with(arch, _grown(arch, adapter, 1)))
-    over = budget.exceeded(larger)
+    larger = _with(arch, adapter, [rank + 1 for rank in ranks_of(adapter)])
+    over = budget.exceeded(sizes(larger))
     why = f"one rank more is {over[1]:,} parameters over {over[0].why}" if over else "it is as wide as the backbone"
     return DataError(
         f"the adapter of {adapter.capability} cannot grow beyond {_ranks(adapter)}: {why}",

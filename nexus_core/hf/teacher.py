@@ -11,11 +11,10 @@ from torch import nn
 
 from nexus_core.hf.blocks import find_blocks
 from nexus_core.hf.prefix import Prefix, continue_with, prefill
+from nexus_core.hf.spans import prompt_spans
 from nexus_core.hf.text import TextModel
 from nexus_core.hf.threads import fitted_threads
 from nexus_core.types import Detection, GenerateOptions, ModelSource, Sample, Teacher
-
-_MARK = "\ue000"  # a private character, which no template writes: it shows where a template puts the prompt
 
 
 class HFTeacher(TextModel, Teacher):
@@ -64,14 +63,9 @@ class HFTeacher(TextModel, Teacher):
 
         None where the tokenizer keeps no account of it.
         """
-        if not self._tokenizer.is_fast:
-            return None
-        lead = self.prompt_text(Sample("", _MARK, "")).find(_MARK)  # what the template writes before the prompt
+        found = prompt_spans(self._tokenizer, self.prompt_text, samples)
         limit = self._prompt_limit(options.max_new_tokens)
-        found = self._tokenized(samples, return_offsets_mapping=True)["offset_mapping"]
-        return [
-            _inside(self.prompt_text(s), s.prompt, lead, row)[-limit:] for s, row in zip(samples, found, strict=True)
-        ]
+        return None if found is None else [row[-limit:] for row in found]
 
     def prefill(self, samples: Sequence[Sample], options: GenerateOptions) -> Prefix | None:
         """The prompts as read by the model, to be shared by many answers; None if it cannot share them."""
@@ -95,13 +89,3 @@ class HFTeacher(TextModel, Teacher):
             positions = (batch["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
             return self._model(**batch, position_ids=positions)
         return self._model(**batch)
-
-
-def _inside(text: str, prompt: str, lead: int, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans of the templated text as spans of the prompt, which starts in it at `lead`; a template may have stripped it."""
-    for kept in (prompt, prompt.strip()):
-        if lead >= 0 and text.startswith(kept, lead):
-            shift, end = prompt.find(kept) - lead, lead + len(kept)
-            moved = [(max(start, lead) + shift, min(stop, end) + shift) for start, stop in spans]
-            return [(start, stop) if start < stop else (0, 0) for start, stop in moved]
-    return [(0, 0)] * len(spans)  # the template rewrites the prompt: no place of the one is known in the other

@@ -59,7 +59,7 @@ def budget_of(preset: Preset, teachers: Mapping[str, int]) -> Budget:
     ]
     if rules.share_of_teachers is not None:
         everything = sum(teachers.values())
-        why = f"{rules.share_of_teachers:g} of the {everything:,} parameters of its {len(teachers)} teachers"
+        why = f"{rules.share_of_teachers:g} of the {everything:,} parameters of its teachers ({', '.join(sorted(teachers))})"
         limits.append(Limit("total", int(rules.share_of_teachers * everything), why))
     if rules.within_largest_teacher:
         name, largest = max(sorted(teachers.items()), key=lambda item: item[1])

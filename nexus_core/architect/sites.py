@@ -39,7 +39,7 @@ def place(owner: Candidate, room: Room) -> tuple[tuple[Site, ...], list[Decision
     for block, need in sorted(taken.items()):
         rank, cap = _rank(owner, need, room)
         reason = (
-            f"block {need.index + 1} of {owner.depth} to student block {block + 1} of {room.blocks}: relative depth"
+            f"block {need.index} of 0 to {owner.depth - 1} to student block {block} of 0 to {room.blocks - 1}, by depth"
         )
         decisions.append(Decision("map", _subject(owner, need), reason))
         decisions += [Decision("cap", _subject(owner, need), cap)] if cap else []

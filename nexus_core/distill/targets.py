@@ -44,6 +44,10 @@ class SparseTargets:
         empty = np.zeros((n, 0), np.float32)
         return cls(empty.astype(np.int32), empty, np.full(n, -np.inf, np.float32), np.zeros(n, np.bool_))
 
+    def part(self, rows: slice) -> SparseTargets:
+        """Some of the positions."""
+        return SparseTargets(self.ids[rows], self.log_probs[rows], self.rest[rows], self.has[rows])
+
     def mass(self) -> NDArray[np.float64]:
         """(A,) what the listed tokens and the rest sum to."""
         total: NDArray[np.float64] = np.exp(self.log_probs.astype(np.float64)).sum(1) + np.exp(self.rest)

@@ -1,0 +1,237 @@
+"""Training rows from a teacher's cached signals, or from gold answers for the control without a teacher.
+
+Rows are built once: they are stored beside the hash of everything that decides them, and built again when it changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nexus_core.atomic import write_atomic
+from nexus_core.distill.align import Aligned, Aligner
+from nexus_core.distill.spaces import AnchorSpace
+from nexus_core.distill.targets import AnchorTarget, SparseTargets, TrainingRow
+from nexus_core.distill.vocabulary import Vocabulary
+from nexus_core.errors import DataError, ModelError
+from nexus_core.profiling.cache import SignalCache, TeacherSignal
+from nexus_core.profiling.model import CapabilityProfile
+from nexus_core.types import Sample
+
+FORMAT = 1
+_REBUILD = "delete it: it is built again from the signals"
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much the student reads: `context` tokens in all, of which an answer may need `answer` (at most half)."""
+
+    context: int
+    answer: int
+
+    @property
+    def prompt(self) -> int:
+        return max(self.context // 2, self.context - self.answer)
+
+
+class RowBuilder:
+    """Builds rows for one student and one teacher. A prompt that does not fit loses its beginning, an answer its end."""
+
+    def __init__(self, aligner: Aligner, spaces: Sequence[AnchorSpace], room: Room) -> None:
+        self._aligner, self._spaces, self._room = aligner, tuple(spaces), room
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything but the signals that decides the rows."""
+        return {
+            "format": FORMAT,
+            "teacher": self._aligner.teacher.sha256,
+            "student": self._aligner.student.sha256,
+            "align": asdict(self._aligner.settings),
+            "spaces": [space.as_json() for space in self._spaces],
+            "room": asdict(self._room),
+        }
+
+    def rows(self, signals: Sequence[TeacherSignal]) -> list[TrainingRow]:
+        """One row per signal; a signal without any answer token has none."""
+        prompts = prompt_ids(self._aligner.student, [signal.prompt for signal in signals], self._room)
+        aligned = self._aligner.align(signals)
+        return [
+            self._row(signal, prompt, found)
+            for signal, prompt, found in zip(signals, prompts, aligned, strict=True)
+            if len(found.answer_ids)
+        ]
+
+    def _row(self, signal: TeacherSignal, prompt: NDArray[np.int32], found: Aligned) -> TrainingRow:
+        fits = slice(0, self._room.context - len(prompt) + 1)  # the last token is never read
+        targets = found.targets.part(fits)
+        anchors = {space.block: _anchor(signal, space, found.places[fits]) for space in self._spaces if space.k}
+        return TrainingRow(signal.digest, prompt, found.answer_ids[fits], targets, targets.entropy(), anchors)
+
+
+def _anchor(signal: TeacherSignal, space: AnchorSpace, places: NDArray[np.int64]) -> AnchorTarget:
+    """The teacher's whitened coordinates where both have read the same text."""
+    stored = signal.coefficients.get(space.teacher_block)
+    if stored is None or stored.pooled or stored.values.shape[1] <= max(space.components):
+        what = "none" if stored is None else f"{'pooled ones' if stored.pooled else stored.values.shape}"
+        raise DataError(
+            f"signal of sample {signal.digest[:12]}: coordinates of {space.teacher_block}: {what}; site of student block "
+            f"{space.block} needs one row per token and component {max(space.components)}",
+            "the signals are of another profile: delete them and run `nexus profile` again",
+        )
+    has = places >= 0
+    values = np.zeros((len(places), space.k), np.float32)
+    values[has] = space.whitened(stored.array()[places[has]])
+    return AnchorTarget(values, has)
+
+
+def gold_rows(student: Vocabulary, samples: Sequence[Sample], room: Room) -> list[TrainingRow]:
+    """The control without a teacher: the reference answers, with nothing to match and nothing to be held to."""
+    prompts = prompt_ids(student, [sample.prompt for sample in samples], room)
+    found = []
+    for sample, prompt, answer in zip(samples, prompts, student.encode([s.target for s in samples]), strict=True):
+        ids = np.array([*answer, student.end], np.int32)[: room.context - len(prompt) + 1]
+        targets = SparseTargets.none(len(ids))
+        found.append(TrainingRow(sample.digest, prompt, ids, targets, targets.entropy()))
+    return found
+
+
+def prompt_ids(student: Vocabulary, prompts: Sequence[str], room: Room) -> list[NDArray[np.int32]]:
+    """Prompts as the student sees them at inference: through its chat template if it has one."""
+    tokenizer = student.tokenizer
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    texts = [_templated(tokenizer, prompt) if templated else prompt for prompt in prompts]
+    # A chat template writes the special tokens itself; adding them again would double the first one.
+    found = (
+        tokenizer(texts, add_special_tokens=not templated, return_attention_mask=False)["input_ids"] if texts else []
+    )
+    if empty := [prompt for prompt, ids in zip(prompts, found, strict=True) if not ids]:
+        raise DataError(f"the prompt {empty[0]!r} has no tokens", "an answer needs something to answer")
+    return [np.array(ids[-room.prompt :], np.int32) for ids in found]
+
+
+def _templated(tokenizer: Any, prompt: str) -> str:
+    from jinja2 import TemplateError
+
+    messages = [{"role": "user", "content": prompt}]
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the chat template of the student's tokenizer cannot be rendered: {error}", "correct its chat_template"
+        ) from error
+    return text
+
+
+def check_tokenizer(profile: CapabilityProfile, vocabulary: Vocabulary) -> None:
+    """Refuse a tokenizer other than the one that the teacher was profiled with: its ids would mean something else."""
+    from nexus_core.profiling.measure import tokenizer_facts
+
+    found, expected = tokenizer_facts(vocabulary.tokenizer)["sha256"], profile.tokenizer.get("sha256")
+    if found != expected:
+        raise DataError(
+            f"{profile.teacher}: its tokenizer is not the one it was profiled with ({found[:12]}, not "
+            f"{str(expected)[:12]})",
+            "restore the teacher's tokenizer files, or profile it again",
+        )
+
+
+# --- stored rows ------------------------------------------------------------------------------------------------
+
+
+def stored_rows(path: Path, signals: SignalCache, of: CapabilityProfile, builder: RowBuilder) -> list[TrainingRow]:
+    """The rows of all signals of this teacher and capability, read from `path` if they were built from the same input.
+
+    >>> rows = stored_rows(run / "distill/reasoning/rows.safetensors", cache, profile, builder)
+    """
+    entries = signals.entries(of.capability, of.teacher)
+    content = json.dumps([builder.identity, [(e.key.digest, e.sha256) for e in entries]], sort_keys=True)
+    key = hashlib.sha256(content.encode()).hexdigest()
+    if path.exists() and _key_of(path) == key:
+        return _unpacked(path)
+    rows: list[TrainingRow] = []
+    for entry in entries:
+        reader = signals.read(entry)
+        rows += builder.rows([reader.sample(i) for i in range(len(reader))])
+    if not rows:
+        raise DataError(
+            f"{signals.directory} has no answers of {of.teacher}/{of.capability}", "run `nexus profile` first"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, _packed(rows, key))
+    return rows
+
+
+def _key_of(path: Path) -> str:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            return str((file.metadata() or {}).get("key", ""))
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is no readable safetensors file ({error})", _REBUILD) from error
+
+
+def _packed(rows: Sequence[TrainingRow], key: str) -> bytes:
+    """All rows end to end in few arrays: many small ones would take longer to read than to build."""
+    from safetensors.numpy import save
+
+    most = max(row.kl.ids.shape[1] for row in rows)
+    arrays: Arrays = {
+        "digests": np.frombuffer("".join(f"{row.digest:<64}" for row in rows).encode(), np.uint8),
+        "sizes": np.array([[len(row.prompt_ids), len(row.answer_ids)] for row in rows], np.int64),
+        "prompt_ids": np.concatenate([row.prompt_ids for row in rows]),
+        "answer_ids": np.concatenate([row.answer_ids for row in rows]),
+        "kl_ids": np.concatenate([_wide(row.kl.ids, most, -1) for row in rows]),
+        "kl_log_probs": np.concatenate([_wide(row.kl.log_probs, most, -np.inf) for row in rows]),
+        "kl_rest": np.concatenate([row.kl.rest for row in rows]),
+        "kl_has": np.concatenate([row.kl.has for row in rows]),
+        "entropy": np.concatenate([row.entropy for row in rows]),
+    }
+    for block in rows[0].anchors:
+        arrays[f"anchor.{block}.values"] = np.concatenate([row.anchors[block].values for row in rows])
+        arrays[f"anchor.{block}.has"] = np.concatenate([row.anchors[block].has for row in rows])
+    return save(arrays, {"key": key})
+
+
+def _wide(array: NDArray[Any], width: int, value: float) -> NDArray[Any]:
+    return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)
+
+
+def _unpacked(path: Path) -> list[TrainingRow]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return list(_views(load_file(path)))
+    except (SafetensorError, OSError, KeyError, ValueError, IndexError, DataError) as error:
+        raise DataError(f"{path} does not hold training rows ({error!r})", _REBUILD) from error
+
+
+def _views(arrays: Arrays) -> Iterator[TrainingRow]:
+    """Rows whose arrays are parts of the file's."""
+    digests = arrays["digests"].tobytes().decode()
+    prompts, answers = np.concatenate([[(0, 0)], np.cumsum(arrays["sizes"], axis=0)]).T.tolist()
+    targets = SparseTargets(arrays["kl_ids"], arrays["kl_log_probs"], arrays["kl_rest"], arrays["kl_has"])
+    blocks = [int(name.split(".")[1]) for name in arrays if name.startswith("anchor.") and name.endswith(".values")]
+    for i in range(len(arrays["sizes"])):
+        prompt, answer = slice(prompts[i], prompts[i + 1]), slice(answers[i], answers[i + 1])
+        yield TrainingRow(
+            digests[64 * i : 64 * (i + 1)].strip(),
+            arrays["prompt_ids"][prompt],
+            arrays["answer_ids"][answer],
+            targets.part(answer),
+            arrays["entropy"][answer],
+            {
+                b: AnchorTarget(arrays[f"anchor.{b}.values"][answer], arrays[f"anchor.{b}.has"][answer])
+                for b in sorted(blocks)
+            },
+        )

@@ -157,9 +157,15 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         content = save(tensors)
         hashes[part] = hashlib.sha256(content).hexdigest()
         _write_synced(folder / f"{part}.safetensors", content)
-    meta = {"version": VERSION, **asdict(checkpoint.meta), "sha256": hashes}
-    _write_synced(folder / META, (json.dumps(meta, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    meta = asdict(checkpoint.meta)
+    hashes["meta"] = _meta_hash(meta)
+    raw = {"version": VERSION, "meta": meta, "sha256": hashes}
+    _write_synced(folder / META, (json.dumps(raw, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
     sync_directory(folder)
+
+
+def _meta_hash(meta: Any) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -175,19 +181,21 @@ def read_checkpoint(folder: Path, identity: str) -> Checkpoint:
 
     try:
         raw = json.loads((folder / META).read_bytes())
-        hashes = raw.pop("sha256")
-        if raw.pop("version") != VERSION:
-            raise DataError(f"{folder} is of another version of Nexus", _FRESH)
-        meta = Meta(**raw)
+        version, hashes, meta = raw["version"], dict(raw["sha256"]), raw["meta"]
         parts = {part: (folder / f"{part}.safetensors").read_bytes() for part in ("weights", "optimizer", "rng")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = {
+            "meta": _meta_hash(meta),
+            **{part: hashlib.sha256(content).hexdigest() for part, content in parts.items()},
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"the checkpoint {folder} is damaged: {error}", _FRESH) from error
-    if meta.identity != identity:
+    if wrong := [part for part, digest in found.items() if hashes.get(part) != digest]:
+        raise DataError(f"the checkpoint {folder} is damaged: {wrong[0]} does not have its SHA-256", _FRESH)
+    if version != VERSION:
+        raise DataError(f"the checkpoint {folder} is of another version of Nexus", _FRESH)
+    if meta["identity"] != identity:
         raise DataError(f"the checkpoint {folder} is of a run with other settings or other data", _FRESH)
-    for part, content in parts.items():
-        if hashlib.sha256(content).hexdigest() != hashes.get(part):
-            raise DataError(f"the checkpoint {folder} is damaged: {part}.safetensors does not have its SHA-256", _FRESH)
-    return Checkpoint(meta, **{part: load(content) for part, content in parts.items()})
+    return Checkpoint(Meta(**meta), **{part: load(content) for part, content in parts.items()})
 
 
 # --- what is in one ----------------------------------------------------------------------------------------------------

@@ -74,10 +74,16 @@ def build_optimizer(trained: Trained, phase: PhaseSettings, settings: OptimizerS
     ]
     betas = (settings.beta1, settings.beta2)
     if bits(settings, trained.size) == 8:
-        from bitsandbytes.optim import PagedAdamW8bit
-
-        return PagedAdamW8bit(groups, betas=betas)  # type: ignore[no-any-return]
+        return _eight_bit(groups, betas)
     return torch.optim.AdamW(groups, betas=betas, fused=True)
+
+
+def _eight_bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    # Pages move between a GPU's memory and the host's: on a CPU there is nothing to move.
+    kind = AdamW8bit if groups[0]["params"][0].device.type == "cpu" else PagedAdamW8bit
+    return kind(groups, betas=betas)  # type: ignore[no-any-return]
 
 
 def bits(settings: OptimizerSettings, size: int) -> int:

@@ -1,8 +1,8 @@
 """When training must go back, as a pure state machine: it sees numbers, and says what to do. It touches no tensor.
 
-    loss spike          loss > spike_factor * running average of the loss
+    loss spike          loss > spike_factor * running average of the loss, and > that average + spike_least
     not a number        the loss or the gradient's norm is NaN or infinite
-    anchor drift        running average of the anchor error > (1 + anchor_tolerance) * its best so far
+    anchor drift        running average of the anchor error > (1 + anchor_tolerance) * its best so far, and > anchor_least
     failed repair       the hard check on held-out inputs is over its threshold, and still is after the repair
 
 Each means: discard the batch, go back to the best checkpoint with optimizer and RNG, anchor weight x raise_anchor, rate
@@ -112,15 +112,13 @@ def judge(state: RecoveryState, watched: Watched, settings: RecoverySettings) ->
     averages = state.averages
     if averages.seen < settings.settle:
         return None
-    limit = settings.spike_factor * averages.loss
+    limit = max(settings.spike_factor * averages.loss, averages.loss + settings.spike_least)
     if watched.loss > limit:
         numbers = f"loss {watched.loss:.4g}, running average {averages.loss:.4g}, limit {limit:.4g}"
         return Trouble(Cause.SPIKE, numbers)
     if watched.anchor is not None and averages.best_anchor is not None:
-        drifted, limit = (
-            averages.after(watched, settings).anchor,
-            (1 + settings.anchor_tolerance) * averages.best_anchor,
-        )
+        drifted = averages.after(watched, settings).anchor
+        limit = max((1 + settings.anchor_tolerance) * averages.best_anchor, settings.anchor_least)
         if drifted > limit:
             numbers = f"running average {drifted:.4g}, baseline {averages.best_anchor:.4g}, limit {limit:.4g}"
             return Trouble(Cause.DRIFT, numbers)
@@ -183,7 +181,7 @@ def check(
     measured as `harmless` to the teacher needs none.
     """
     best = error if state.checked is None else min(state.checked, error)
-    limit = (1 + settings.check_tolerance) * best
+    limit = max((1 + settings.check_tolerance) * best, settings.anchor_least)
     if harmless or error <= limit:
         return replace(state, checked=best, repair_left=None), None
     if state.repair_left is None and settings.repair_steps:

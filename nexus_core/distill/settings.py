@@ -69,10 +69,12 @@ class RecoverySettings:
     """When training goes back to its best checkpoint, what changes then, and how often at most."""
 
     spike_factor: float
+    spike_least: float
     average_decay: float
     anchor_decay: float
     settle: int
     anchor_tolerance: float
+    anchor_least: float
     raise_anchor: float
     cut_rate: float
     heal_after: int
@@ -154,6 +156,8 @@ def _ranges(settings: TeachSettings, where: str) -> None:
         "loss.anneal": 0 <= settings.loss.anneal <= 1,
         "optimizer.final_rate": 0 <= settings.optimizer.final_rate <= 1,
         "recovery.spike_factor": recovery.spike_factor > 1,
+        "recovery.spike_least": recovery.spike_least >= 0,
+        "recovery.anchor_least": recovery.anchor_least >= 0,
         "recovery.average_decay": 0 <= recovery.average_decay < 1,
         "recovery.anchor_decay": 0 <= recovery.anchor_decay < 1,
         "recovery.raise_anchor": recovery.raise_anchor >= 1,

@@ -19,6 +19,8 @@ from nexus_core.profiling.overlap import OverlapOptions
 from nexus_core.registry import Registry, resolve_path
 from nexus_core.student.arch import VERSION, AdapterArch, Decision, RouterArch, StudentArch, TowerArch
 
+_SUPER = "a super-teacher: it is added alone, after a bundle has passed"
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -70,7 +72,10 @@ class Architect:
         wanted, decisions = choose(self.registry, found, request.capabilities)
         owners = []
         for capability in wanted:
-            candidates = read_candidates(self.store, self.registry, capability, found[capability], request.weights)
+            teachers = [name for name in found[capability] if not self._unfit(name)]
+            unfit = ((name, self._unfit(name)) for name in found[capability])
+            decisions += [Decision("drop", f"{name}/{capability}", why) for name, why in unfit if why]
+            candidates = read_candidates(self.store, self.registry, capability, teachers, request.weights)
             owner, made = choose_owner(candidates, OverlapOptions(self.registry.profiling.overlap_heavy))
             owners += [owner] if owner else []
             decisions += [*made, *self._unprofiled(capability, found[capability])]
@@ -90,6 +95,13 @@ class Architect:
         teachers = {adapter.teacher for adapter in arch.adapters} if relative(preset) else set()
         return budget_of(preset, {name: teacher_size(self.registry, name) for name in sorted(teachers)})
 
+    def _unfit(self, teacher: str) -> str:
+        """Why a profiled checkpoint may teach no student here, or nothing."""
+        row = self.registry.teacher(teacher)
+        if row.role != "teacher":
+            return f"its role in the registry is {row.role}: it teaches nothing"
+        return _SUPER if row.refinement else ""
+
     def _unprofiled(self, capability: str, found: Sequence[str]) -> list[Decision]:
         """The registry's teachers of a capability that this run has no profile of."""
         decisions = []
@@ -97,7 +109,7 @@ class Architect:
             if row.id in found or row.role != "teacher":
                 continue
             if row.refinement:
-                reason = "a super-teacher: it is added alone, after a bundle has passed"
+                reason = _SUPER
             elif resolve_path(row).present:
                 reason = f"no profile in this run (nexus profile --teacher {row.id} --capability {capability})"
             else:

@@ -104,14 +104,16 @@ def read_candidates(
     store: ProfileStore, registry: Registry, capability: str, teachers: Sequence[str], weights: Mapping[str, str]
 ) -> list[Candidate]:
     """The profiles of one capability with their plans. A damaged one, or one of other weights, is an error."""
-    plans = store.plan_documents()[CAPACITY]["teachers"]
+    plans = store.plan_documents()[CAPACITY].get("teachers", {})
     return [
-        _candidate(store.read(teacher, capability, weights.get(teacher)), registry, plans[teacher][capability])
+        _candidate(
+            store.read(teacher, capability, weights.get(teacher)), registry, plans.get(teacher, {}).get(capability)
+        )
         for teacher in teachers
     ]
 
 
-def _candidate(profile: CapabilityProfile, registry: Registry, plan: Mapping[str, Any]) -> Candidate:
+def _candidate(profile: CapabilityProfile, registry: Registry, plan: Any) -> Candidate:
     row = registry.teacher(profile.teacher)
     contract = registry.contract(profile.capability, row.id if profile.capability in row.capabilities else None)
     name = f"{profile.teacher}/{profile.capability}"
@@ -121,6 +123,8 @@ def _candidate(profile: CapabilityProfile, registry: Registry, plan: Mapping[str
             f"{name}: the profile names block {max(b.index for b in profile.blocks)} and its pilot covers {depth} blocks",
             "profile this teacher again",
         )
+    if not isinstance(plan, Mapping):
+        raise DataError(f"{CAPACITY} has no plan of {name}", "profile this teacher again")
     try:
         needs = tuple(_need(index, entry) for index, entry in plan["layers"].items())
         stated = int(plan["rank_cap"]), str(plan["special_handling"]), str(plan["weights_hash"])

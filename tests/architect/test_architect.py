@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -274,6 +275,35 @@ def test_an_isolated_capability_is_opt_in_and_no_class_of_the_router(bench):
     assert arch.router.classes == ("reasoning",)
     with pytest.raises(DataError, match="only isolated"):
         bench.architect.design(Request("small", ("uncensored",)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"category": "refinement"}, "a super-teacher: it is added alone"), ({"role": "backbone"}, "its role in the")],
+)
+def test_what_may_not_teach_is_left_out_whatever_it_scores(bench, change, said):
+    bench.profile("ada", "reasoning", baseline_score=1.0)
+    bench.profile("bob", "reasoning", baseline_score=0.5)
+    rows = {**bench.registry.teachers, "ada": replace(bench.registry.teachers["ada"], **change)}
+    bench.registry = replace(bench.registry, teachers=rows)
+    arch = bench.architect.design(Request("small"))
+    assert arch.adapter("reasoning").teacher == "bob"
+    assert reasons(arch, "drop", "ada/reasoning")[0].startswith(said)
+
+
+def test_a_plan_of_before_is_named_by_what_it_lacks(bench):
+    """As an earlier Nexus wrote it: the file is whole, by its manifest, and misses a key."""
+    bench.profile("ada", "reasoning")
+    plan, manifest = (bench.store.root / name for name in ("adapter_capacity_plan.json", "manifest.json"))
+    old = plan.read_bytes()
+    new = old.replace(b"needed_by_reconstruction", b"needed_by_another_name__")
+    said = manifest.read_text()
+    manifest.write_text(said.replace(hashlib.sha256(old).hexdigest(), hashlib.sha256(new).hexdigest()))
+    assert manifest.read_text() != said
+    plan.write_bytes(new)
+    with pytest.raises(DataError, match="ada/reasoning: no 'needed_by_reconstruction'") as error:
+        bench.architect.design(Request("small"))
+    assert "profile this teacher again" in error.value.hint
 
 
 def test_nothing_proven_is_kept_by_caution_with_the_reservation(bench, make_block):

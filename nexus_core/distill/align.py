@@ -76,16 +76,21 @@ class Aligner:
     def align(self, signals: Sequence[TeacherSignal]) -> list[Aligned]:
         """Each signal's answer in the student's tokens, in order."""
         texts = [signal.output.encode() for signal in signals]
-        answers = self.student.encode([signal.output for signal in signals])
-        for signal, answer in zip(signals, answers, strict=True):
-            if self.is_complete(signal):
-                answer.append(self.student.end)
+        answers = self.answers(signals)
         bases = np.concatenate([[0], np.cumsum([len(text) + 1 for text in texts])])
         teacher = self._teacher_tokens(signals, texts, bases)
         student = self._student_tokens(answers, texts, bases)
         places = _places(student, teacher, np.isin(student.ids, [self.student.end]), self._is_end(teacher.ids))
         targets = self._targets(signals, teacher, student, places, b"\0".join(texts))
         return self._split(signals, answers, places, targets)
+
+    def answers(self, signals: Sequence[TeacherSignal]) -> list[list[int]]:
+        """The teacher's outputs in the student's tokens, with the end token where the teacher had ended."""
+        found = self.student.encode([signal.output for signal in signals])
+        return [
+            [*ids, self.student.end] if self.is_complete(signal) else ids
+            for ids, signal in zip(found, signals, strict=True)
+        ]
 
     def is_complete(self, signal: TeacherSignal) -> bool:
         """Whether the teacher ended this answer itself: by an end token, or by a stop string, which the output lacks."""

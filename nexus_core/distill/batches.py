@@ -109,10 +109,7 @@ def _held(rows: Sequence[tuple[int, Mapping[int, AnchorTarget]]]) -> dict[int, H
     widths = {block: target.values.shape[1] for _, targets in rows for block, target in targets.items()}
     found: dict[int, Held] = {}
     for block, width in sorted(widths.items()):
-        parts = [
-            targets.get(block) or AnchorTarget(np.zeros((n, width), np.float32), np.zeros(n, np.bool_))
-            for n, targets in rows
-        ]
+        parts = [targets.get(block) or AnchorTarget.none(n, width) for n, targets in rows]
         found[block] = (_joined([part.values for part in parts]), _joined([part.has for part in parts]))
     return found
 

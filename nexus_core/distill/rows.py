@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from nexus_core.atomic import write_atomic
 from nexus_core.distill.align import Aligned, Aligner
+from nexus_core.distill.attention_targets import HeadMap, attention_targets
 from nexus_core.distill.spaces import AnchorSpace
 from nexus_core.distill.targets import AnchorTarget, SparseTargets, TrainingRow
 from nexus_core.distill.vocabulary import Vocabulary
 from nexus_core.errors import DataError, ModelError
-from nexus_core.profiling.cache import SignalCache, TeacherSignal
+from nexus_core.hf.spans import prompt_spans
+from nexus_core.profiling.cache import SignalCache, TeacherSignal, byte_offsets
 from nexus_core.profiling.model import CapabilityProfile
 from nexus_core.types import Sample
 
@@ -45,8 +47,10 @@ class Room:
 class RowBuilder:
     """Builds rows for one student and one teacher. A prompt that does not fit loses its beginning, an answer its end."""
 
-    def __init__(self, aligner: Aligner, spaces: Sequence[AnchorSpace], room: Room) -> None:
-        self._aligner, self._spaces, self._room = aligner, tuple(spaces), room
+    def __init__(
+        self, aligner: Aligner, spaces: Sequence[AnchorSpace], room: Room, heads: HeadMap | None = None
+    ) -> None:
+        self._aligner, self._spaces, self._room, self._heads = aligner, tuple(spaces), room, dict(heads or {})
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -58,23 +62,55 @@ class RowBuilder:
             "align": asdict(self._aligner.settings),
             "spaces": [space.as_json() for space in self._spaces],
             "room": asdict(self._room),
+            "heads": [asdict(head) for block in sorted(self._heads) for head in self._heads[block]],
         }
 
     def rows(self, signals: Sequence[TeacherSignal]) -> list[TrainingRow]:
         """One row per signal; a signal without any answer token has none."""
-        prompts = prompt_ids(self._aligner.student, [signal.prompt for signal in signals], self._room)
+        student = self._aligner.student
+        prompts = prompt_ids(student, [signal.prompt for signal in signals], self._room)
+        attention = self._attention(signals, prompts) if self._heads else [{}] * len(signals)
         aligned = self._aligner.align(signals)
         return [
-            self._row(signal, prompt, found)
-            for signal, prompt, found in zip(signals, prompts, aligned, strict=True)
+            self._row(signal, prompt, found, looks)
+            for signal, prompt, found, looks in zip(signals, prompts, aligned, attention, strict=True)
             if len(found.answer_ids)
         ]
 
-    def _row(self, signal: TeacherSignal, prompt: NDArray[np.int32], found: Aligned) -> TrainingRow:
+    def _row(
+        self, signal: TeacherSignal, prompt: NDArray[np.int32], found: Aligned, looks: Mapping[int, AnchorTarget]
+    ) -> TrainingRow:
         fits = slice(0, self._room.context - len(prompt) + 1)  # the last token is never read
         targets = found.targets.part(fits)
-        anchors = {space.block: _anchor(signal, space, found.places[fits]) for space in self._spaces if space.k}
-        return TrainingRow(signal.digest, prompt, found.answer_ids[fits], targets, targets.entropy(), anchors)
+        return TrainingRow(
+            digest=signal.digest,
+            prompt_ids=prompt,
+            answer_ids=found.answer_ids[fits],
+            kl=targets,
+            entropy=targets.entropy(),
+            anchors={space.block: _anchor(signal, space, found.places[fits]) for space in self._spaces if space.k},
+            attention={block: AnchorTarget(look.values[fits], look.has[fits]) for block, look in looks.items()},
+        )
+
+    def _attention(
+        self, signals: Sequence[TeacherSignal], prompts: Sequence[NDArray[np.int32]]
+    ) -> list[dict[int, AnchorTarget]]:
+        """Where the mapped heads are to look; nothing where the tokenizer does not say which text a token is."""
+        student = self._aligner.student
+        samples = [Sample("", signal.prompt, "") for signal in signals]
+        spans = prompt_spans(student.tokenizer, lambda sample: prompt_text(student.tokenizer, sample.prompt), samples)
+        found: list[dict[int, AnchorTarget]] = []
+        for signal, prompt, span, answer in zip(
+            signals, prompts, spans or [[]] * len(signals), self._aligner.answers(signals), strict=True
+        ):
+            own = student.spans(answer, signal.output.encode())
+            if spans is None or own is None:
+                found.append({})
+                continue
+            asked = byte_offsets(signal.prompt, span[-len(prompt) :])
+            targets = attention_targets(signal, self._heads, asked, own)
+            found.append({block: target.packed() for block, target in targets.items()})
+        return found
 
 
 def _anchor(signal: TeacherSignal, space: AnchorSpace, places: NDArray[np.int64]) -> AnchorTarget:
@@ -107,18 +143,19 @@ def gold_rows(student: Vocabulary, samples: Sequence[Sample], room: Room) -> lis
 def prompt_ids(student: Vocabulary, prompts: Sequence[str], room: Room) -> list[NDArray[np.int32]]:
     """Prompts as the student sees them at inference: through its chat template if it has one."""
     tokenizer = student.tokenizer
-    templated = bool(getattr(tokenizer, "chat_template", None))
-    texts = [_templated(tokenizer, prompt) if templated else prompt for prompt in prompts]
+    texts = [prompt_text(tokenizer, prompt) for prompt in prompts]
     # A chat template writes the special tokens itself; adding them again would double the first one.
-    found = (
-        tokenizer(texts, add_special_tokens=not templated, return_attention_mask=False)["input_ids"] if texts else []
-    )
+    specials = not getattr(tokenizer, "chat_template", None)
+    found = tokenizer(texts, add_special_tokens=specials, return_attention_mask=False)["input_ids"] if texts else []
     if empty := [prompt for prompt, ids in zip(prompts, found, strict=True) if not ids]:
         raise DataError(f"the prompt {empty[0]!r} has no tokens", "an answer needs something to answer")
     return [np.array(ids[-room.prompt :], np.int32) for ids in found]
 
 
-def _templated(tokenizer: Any, prompt: str) -> str:
+def prompt_text(tokenizer: Any, prompt: str) -> str:
+    """The prompt through the tokenizer's chat template, if it has one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return prompt
     from jinja2 import TemplateError
 
     messages = [{"role": "user", "content": prompt}]
@@ -196,10 +233,21 @@ def _packed(rows: Sequence[TrainingRow], key: str) -> bytes:
         "kl_has": np.concatenate([row.kl.has for row in rows]),
         "entropy": np.concatenate([row.entropy for row in rows]),
     }
-    for block in rows[0].anchors:
-        arrays[f"anchor.{block}.values"] = np.concatenate([row.anchors[block].values for row in rows])
-        arrays[f"anchor.{block}.has"] = np.concatenate([row.anchors[block].has for row in rows])
+    sizes = [len(row.answer_ids) for row in rows]
+    arrays |= _packed_held("anchor", sizes, [row.anchors for row in rows])
+    arrays |= _packed_held("attention", sizes, [row.attention for row in rows])
     return save(arrays, {"key": key})
+
+
+def _packed_held(name: str, sizes: Sequence[int], rows: Sequence[Mapping[int, AnchorTarget]]) -> Arrays:
+    """Targets by block; where a row has none for a block, it is held to nothing."""
+    widths = {block: target.values.shape[1] for targets in rows for block, target in targets.items()}
+    found: Arrays = {}
+    for block, width in widths.items():
+        parts = [targets.get(block) or AnchorTarget.none(n, width) for n, targets in zip(sizes, rows, strict=True)]
+        found[f"{name}.{block}.values"] = np.concatenate([part.values for part in parts])
+        found[f"{name}.{block}.has"] = np.concatenate([part.has for part in parts])
+    return found
 
 
 def _wide(array: NDArray[Any], width: int, value: float) -> NDArray[Any]:
@@ -221,7 +269,6 @@ def _views(arrays: Arrays) -> Iterator[TrainingRow]:
     digests = arrays["digests"].tobytes().decode()
     prompts, answers = np.concatenate([[(0, 0)], np.cumsum(arrays["sizes"], axis=0)]).T.tolist()
     targets = SparseTargets(arrays["kl_ids"], arrays["kl_log_probs"], arrays["kl_rest"], arrays["kl_has"])
-    blocks = [int(name.split(".")[1]) for name in arrays if name.startswith("anchor.") and name.endswith(".values")]
     for i in range(len(arrays["sizes"])):
         prompt, answer = slice(prompts[i], prompts[i + 1]), slice(answers[i], answers[i + 1])
         yield TrainingRow(
@@ -230,8 +277,16 @@ def _views(arrays: Arrays) -> Iterator[TrainingRow]:
             arrays["answer_ids"][answer],
             targets.part(answer),
             arrays["entropy"][answer],
-            {
-                b: AnchorTarget(arrays[f"anchor.{b}.values"][answer], arrays[f"anchor.{b}.has"][answer])
-                for b in sorted(blocks)
-            },
+            _held_at("anchor", arrays, answer),
+            _held_at("attention", arrays, answer),
         )
+
+
+def _held_at(name: str, arrays: Arrays, answer: slice) -> dict[int, AnchorTarget]:
+    found = {}
+    for key in sorted(arrays):
+        kind, _, rest = key.partition(".")
+        if kind == name and rest.endswith(".values"):
+            block = rest.removesuffix(".values")
+            found[int(block)] = AnchorTarget(arrays[key][answer], arrays[f"{name}.{block}.has"][answer])
+    return found

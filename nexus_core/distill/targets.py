@@ -72,6 +72,11 @@ class AnchorTarget:
         if self.values.ndim != 2 or self.has.shape != (len(self.values),):
             raise DataError(f"an anchor of shape {self.values.shape} for {self.has.shape}", "one row per answer token")
 
+    @classmethod
+    def none(cls, n: int, width: int) -> AnchorTarget:
+        """Nothing is known at any of `n` positions."""
+        return cls(np.zeros((n, width), np.float32), np.zeros(n, np.bool_))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingRow:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from nexus_core.hf.text import TextModel
+from nexus_core.student.decode import can_decode, greedy
 from nexus_core.student.model import NexusForCausalLM
 from nexus_core.types import GenerateOptions, Sample
 
@@ -34,6 +37,12 @@ class StudentAnswerer(TextModel):
     ) -> list[list[int]]:
         with self._answering():
             return super().generate_tokens(samples, options, begun, most)
+
+    def _continue(self, batch: Mapping[str, torch.Tensor], room: int, options: GenerateOptions) -> list[list[int]]:
+        """Greedy answers by the short way, which writes the same tokens."""
+        if options.temperature > 0 or options.stop or not can_decode(self._model):
+            return super()._continue(batch, room, options)
+        return greedy(self._model, batch, room, self._ends())
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

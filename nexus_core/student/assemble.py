@@ -47,6 +47,12 @@ class Adapter(nn.Module):
         key = delta_key(block, projection)
         return cast(LowRankDelta, self.deltas[key]) if key in self.deltas else None
 
+    def placed_deltas(self) -> Iterator[tuple[int, str, LowRankDelta]]:
+        """Each delta with its block and its projection's dotted name in the block."""
+        for key, delta in self.deltas.items():
+            block, _, name = key.partition("__")
+            yield int(block), name.replace("__", "."), cast(LowRankDelta, delta)
+
 
 def by_plugin(tower: str) -> Builder:
     """The hook of the tower's plugin, which is looked for at the first adapter."""

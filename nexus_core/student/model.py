@@ -20,7 +20,7 @@ from nexus_core.errors import ModelError, UsageError
 from nexus_core.hf.check import check_finite, check_loaded
 from nexus_core.hf.files import refuse_unsafe
 from nexus_core.hf.quiet import quiet
-from nexus_core.student import assemble
+from nexus_core.student import assemble, export
 from nexus_core.student.arch import AdapterArch, StudentArch, TowerArch
 from nexus_core.student.assemble import SEED, Adapter, Builder
 from nexus_core.student.config import NexusConfig
@@ -225,6 +225,10 @@ class NexusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # transformers 
         model.load_state_dict(self.backbone_state())
         model.generation_config = self.generation_config
         return model.train(self.training)
+
+    def peft_state(self, capability: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """An adapter's deltas as `peft` writes them; see `nexus_core.student.export`."""
+        return export.peft_state(self._adapter(capability))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:

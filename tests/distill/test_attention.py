@@ -218,3 +218,21 @@ def test_positions_are_exact_in_long_rows():
     place = np.array([[16_000_001]], np.int32)
     packed = AttentionTarget(place, place + 1, np.ones((1, 1), np.float32), np.ones((1, 1), bool)).packed()
     assert packed.values[0, :2].astype(np.int64).tolist() == [16_000_001, 16_000_002]
+
+
+def test_the_student_itself_is_held(rows):
+    from nexus_core.student.config import NexusConfig
+    from nexus_core.student.model import NexusForCausalLM
+
+    torch.manual_seed(7)
+    student, batch = (
+        NexusForCausalLM(NexusConfig(vocab_size=259, pad_token_id=0, eos_token_id=2, **SMALL)),
+        collate(rows),
+    )
+    own = student.config._attn_implementation
+    terms = measured(student, batch, own_heads(0, 1))
+    terms.total.backward()
+    assert float(terms.blocks[1]) > 0 and student.config._attn_implementation == own
+    grads = {name: float(p.grad.norm()) for name, p in student.named_parameters() if p.grad is not None}
+    assert grads["model.layers.1.self_attn.q_proj.weight"] > 0 and grads["model.layers.0.mlp.up_proj.weight"] > 0
+    assert "lm_head.weight" not in grads and "model.layers.1.self_attn.v_proj.weight" not in grads

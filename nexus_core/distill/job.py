@@ -53,12 +53,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a training ended. `reason` is "contract met", "stalled" or "ceiling"; `measured` is the last evaluation of the
-    weights that were kept, as `retention.Measured` has it."""
+    """How a training ended. `reason` is "contract met", "stalled" or "ceiling"; rollbacks undid `lost` of the steps;
+    `measured` is the last evaluation of the weights that were kept, as `retention.Measured` has it."""
 
     capability: str
     reason: str
     steps: int
+    lost: int
     positions: int
     tokens: int
     seconds: float
@@ -71,10 +72,11 @@ class Outcome:
 class Place:
     """Where a training is: everything that a checkpoint brings back beside tensors."""
 
-    step: int = 0  # steps that were made and kept; it never goes back
+    step: int = 0  # steps that were made; it never goes back
+    lost: int = 0  # of them, those whose work a rollback undid
     position: int = 0  # of the next batch; it never goes back
     phase: int = 0
-    phase_start: int = 0
+    phase_start: int = 0  # in steps that count
     tokens: int = 0
     seconds: float = 0.0
     evaluation_seconds: float = 0.0
@@ -83,6 +85,11 @@ class Place:
     best_key: tuple[float, ...] | None = None
     measured: Mapping[str, Any] | None = None
     outcome: Mapping[str, Any] | None = None
+
+    @property
+    def counted(self) -> int:
+        """Steps whose work is in the weights: what schedules and ceilings go by, so that trouble costs time, not teaching."""
+        return self.step - self.lost
 
     def as_json(self) -> dict[str, Any]:
         """The same as `place_from` reads."""

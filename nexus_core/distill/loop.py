@@ -1,7 +1,7 @@
 """The loop over steps of one adapter's training: it watches its own health, stops on retention, can be killed anywhere.
 
-Steps count work that was kept, and never go back; positions count batches, and never go back either. A rollback brings
-back weights, optimizer and generators of the best checkpoint, and training goes on with the next batch.
+Steps and positions (of batches) only grow. A rollback brings back weights, optimizer and generators of the best checkpoint
+and goes on with the next batch; the steps that it undoes are made up for, so trouble costs time and not teaching.
 """
 
 from __future__ import annotations
@@ -70,6 +70,10 @@ class Loop:
         return self.settings.phases[self.place.phase]
 
     @property
+    def _phase_step(self) -> int:
+        return self.place.counted - self.place.phase_start
+
+    @property
     def outcome(self) -> Outcome | None:
         """How it ended, once it has."""
         return None if self.place.outcome is None else outcome_from(self.place.outcome)
@@ -77,7 +81,7 @@ class Loop:
     def advance(self) -> None:
         """One step, and whatever is due after it."""
         place = self.place
-        if place.step - place.phase_start >= self.phase.steps:
+        if self._phase_step >= self.phase.steps:
             return self._end_phase("ceiling")
         trouble = self._step()
         discarded = place.position
@@ -95,7 +99,7 @@ class Loop:
         batches = [self.job.batches.at(self.place.position + i) for i in range(self.settings.accumulate)]
         tokens = sum(batch.tokens for batch in batches)
         recovery, settings = self.place.recovery, self.settings.recovery
-        moment = Moment(self.place.step, anchor_factor(recovery, settings), sum(b.positions for b in batches))
+        moment = Moment(self.place.counted, anchor_factor(recovery, settings), sum(b.positions for b in batches))
         terms = []
         for batch in batches:
             with autocast(self.job.device, self.settings.precision):
@@ -107,7 +111,7 @@ class Loop:
         watched = Watched(seen["watched"], seen.get("anchor_distance"))
         trouble = judge(recovery, watched, settings) or judge_gradient(seen["gradient_norm"])
         if trouble is None:
-            share = rate_share(self.place.step - self.place.phase_start, self.phase, self.settings.optimizer.final_rate)
+            share = rate_share(self._phase_step, self.phase, self.settings.optimizer.final_rate)
             set_rate(self.optimizer, share * recovery.rate_scale, adapters_only=bool(recovery.repair_left))
             self.optimizer.step()
             self.place.recovery = accept(recovery, watched, settings)
@@ -137,7 +141,7 @@ class Loop:
     def _after_step(self) -> None:
         place, settings = self.place, self.settings
         validation = self.job.validation
-        if validation and evaluation_due(place.step - place.phase_start, self.phase.steps, settings.retention):
+        if validation and evaluation_due(self._phase_step, self.phase.steps, settings.retention):
             self._evaluate(validation)
             if place.progress.met:
                 return self._end_phase("contract met")
@@ -152,7 +156,7 @@ class Loop:
         """The hard check: the anchored coordinates on held-out inputs, against the best that was measured there."""
         self.job.student.eval()
         with torch.no_grad(), autocast(self.job.device, self.settings.precision):
-            moment = Moment(self.place.step)
+            moment = Moment(self.place.counted)
             terms = [self.job.objective(self.job.student, b.to(self.job.device), moment) for b in self.job.held]
         self.job.student.train()
         seen = read_numbers(terms, torch.zeros(()))
@@ -203,6 +207,7 @@ class Loop:
         self.job.say(f"{self.job.capability}: {trouble.cause} at step {place.step}, back to {best.meta.step}")
         then = place_from(best.meta.state)
         place.recovery = go_back(place.recovery, rollback, then.recovery, self.settings.recovery)
+        place.lost = place.step - then.counted
         place.progress = replace(place.progress, score=then.progress.score)
         self._restore(best)
 
@@ -218,10 +223,12 @@ class Loop:
         self.checkpoints.damaged.clear()
 
     def save(self, may_be_best: bool = True) -> None:
-        """A checkpoint of this moment; the best one if it is. An interrupt's is not: where one comes must decide nothing."""
+        """A checkpoint of this moment, the best one if it is. Not that of an interrupt: where one comes must decide nothing;
+        nor one under repair: it is what one may have to go back from."""
         place = self.place
         key = self._key()
-        best = may_be_best and (place.best_key is None or key > place.best_key)
+        sound = may_be_best and place.recovery.repair_left is None
+        best = sound and (place.best_key is None or key > place.best_key)
         if best:
             place.best_key = key
         now = time.perf_counter()
@@ -255,7 +262,7 @@ class Loop:
         if reason == "contract met" or not later:
             self._finish(reason)
         else:
-            place.phase, place.phase_start = later[0], place.step
+            place.phase, place.phase_start = later[0], place.counted
             place.progress = replace(place.progress, since=0)
             place.best_key = None  # weights of another phase are of other parameters: there is no way back to them
             self._enter_phase()
@@ -282,6 +289,7 @@ class Loop:
             capability=self.job.capability,
             reason=reason,
             steps=place.step,
+            lost=place.lost,
             positions=place.position,
             tokens=place.tokens,
             seconds=round(seconds, 3),

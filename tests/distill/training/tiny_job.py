@@ -1,4 +1,4 @@
-"""A training of seconds: a two-block student learns to map letters by a table, held to made-up teacher coordinates.
+"""A training of seconds: a one-block student learns to map letters by a table, held to made-up teacher coordinates.
 
 As a script, `tiny_job.py FOLDER KILLS SEED`, it trains once undisturbed and once killed so many times.
 """
@@ -28,12 +28,13 @@ from nexus_core.distill.trainer import train
 from nexus_core.student.adapter import AnchoredBottleneck
 from nexus_core.student.arch import AdapterArch, RouterArch, Site, StudentArch
 from nexus_core.student.model import NexusForCausalLM
+from nexus_core.types import CapabilityMetric, Contract, Direction, Sample, Split, Thresholds
 
 LETTERS, END, VOCABULARY = 16, 17, 20
-BLOCK, RANK = 1, 3
+BLOCK, RANK = 0, 3
 TABLE = np.random.default_rng(0).permutation(LETTERS)
 COORDINATES = np.random.default_rng(1).normal(size=(VOCABULARY, RANK)).astype(np.float32)
-SPACE = AnchorSpace(BLOCK, "teacher.1", (0, 1, 2), np.ones(RANK), float(RANK), np.zeros(RANK), 0.01)
+SPACE = AnchorSpace(BLOCK, "teacher.0", (0, 1, 2), np.ones(RANK), float(RANK), np.zeros(RANK), 0.01)
 
 
 def build(plan):
@@ -44,7 +45,7 @@ def new_student(capabilities=("letters", "other")):
     backbone = {
         "hidden_size": 32,
         "intermediate_size": 64,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "vocab_size": VOCABULARY,
@@ -56,7 +57,7 @@ def new_student(capabilities=("letters", "other")):
     }
     adapters = tuple(
         AdapterArch(
-            name, "text", "t", (Site(BLOCK, RANK, "teacher.1"),), 8, ("q_proj", "v_proj", "down_proj", "up_proj")
+            name, "text", "t", (Site(BLOCK, RANK, "teacher.0"),), 8, ("q_proj", "v_proj", "down_proj", "up_proj")
         )
         for name in capabilities
     )
@@ -81,15 +82,15 @@ def new_rows(n, seed):
     return [new_row(rng) for _ in range(n)]
 
 
-def settings(steps=120, **recovery):
+def settings(steps=60, **recovery):
     tiny = read_teaching("tiny")
-    phase = replace(tiny.phases[0], steps=steps, adapter_rate=2e-2, warm_up=5)
+    phase = replace(tiny.phases[0], steps=steps, adapter_rate=4e-2, warm_up=5)
     return replace(
         tiny,
         precision="fp32",
         phases=(phase,),
         loss=replace(tiny.loss, alpha_hidden=1.0, alpha_floor=0.2),
-        recovery=replace(tiny.recovery, **{"settle": 5, "heal_after": 10, "check_every": 0, **recovery}),
+        recovery=replace(tiny.recovery, **{"settle": 5, "heal_after": 5, "check_every": 0, **recovery}),
         retention=replace(tiny.retention, first=0.4, every=20, screen=16, full=32),
         journal=replace(tiny.journal, checkpoint_every=10),
     )
@@ -116,6 +117,43 @@ def held_out_loss(student) -> float:
     with torch.no_grad(), student.using("letters"):
         logits = student(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[batch.answer]
     return float(torch.nn.functional.cross_entropy(logits, batch.labels))
+
+
+class Letters(CapabilityMetric):
+    """Right when the first answered token is the table's. All letters in turn, so that a score is the same on each n."""
+
+    name, metric, direction = "letters", "exact", Direction.HIGHER
+
+    def samples(self, request):
+        assert request.split is Split.PROFILE
+        for i in range(10**6 if request.n is None else request.n):
+            letter, marks = i % LETTERS, 1 + i // LETTERS
+            yield Sample(str(i), f"{letter} {marks}", str(TABLE[letter]))
+
+    def score(self, sample, output):
+        return float(output == sample.target)
+
+
+class Reader:
+    """Answers with the student's most likely token. `asked` counts samples."""
+
+    def __init__(self, student):
+        self.student, self.asked = student, 0
+
+    def generate(self, samples, options):
+        assert not self.student.training
+        self.asked += len(samples)
+        answers = []
+        for sample in samples:
+            letter, marks = map(int, sample.prompt.split())
+            ids = torch.tensor([[letter, *[18] * min(marks, 2)]])
+            with self.student.using("letters"):
+                answers.append(str(int(self.student(input_ids=ids).logits[0, -1].argmax())))
+        return answers
+
+
+def contract(retain=0.97):
+    return Contract("letters", "own", "exact", Direction.HIGHER, retain, None, 1, 8, Thresholds(0.1, 0.05))
 
 
 class Poisoned:

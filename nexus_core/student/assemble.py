@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -203,6 +204,18 @@ def plain_backbone(source: str | Path | LlamaForCausalLM | None, arch: StudentAr
                 "plan again with `nexus architect`, or name the backbone that was planned",
             )
     return plain
+
+
+def copy_weights(source: nn.Module, target: nn.Module, state: dict[str, torch.Tensor] | None = None) -> None:
+    """The backbone of `source` (or `state`) into `target`, which takes over its precision, place and settings too."""
+    first = next(source.parameters())
+    target.to(dtype=first.dtype, device=first.device)
+    target.load_state_dict(source.state_dict() if state is None else state)
+    # The angles of RoPE stay in fp32 where they were loaded so, and are in no state dict.
+    for name, buffer in source.named_buffers():
+        if name.startswith("model.rotary_emb."):
+            target.get_buffer(name).data = buffer.detach().clone()
+    target.generation_config = copy.deepcopy(cast(Any, source).generation_config)
 
 
 def _load_plain(path: Path) -> LlamaForCausalLM:

@@ -207,9 +207,7 @@ class NexusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # transformers 
         plain = assemble.plain_backbone(source, arch)
         with assemble.apart():
             student: NexusForCausalLM = cls(assemble.config_from(plain.config))
-        student.to(dtype=plain.dtype, device=plain.device)
-        student.load_state_dict(plain.state_dict())
-        student.generation_config = plain.generation_config
+        assemble.copy_weights(plain, student)
         for tower in arch.towers:
             student.add_tower(tower, arch.seed)
         for adapter in arch.adapters:
@@ -221,9 +219,7 @@ class NexusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # transformers 
         """The backbone alone, as an ordinary model with weights of its own."""
         with assemble.apart():
             model = LlamaForCausalLM(assemble.plain_config(self.config))
-        model.to(dtype=self.dtype, device=self.device)
-        model.load_state_dict(self.backbone_state())
-        model.generation_config = self.generation_config
+        assemble.copy_weights(self, model, self.backbone_state())
         return model.train(self.training)
 
     def peft_state(self, capability: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

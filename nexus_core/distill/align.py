@@ -3,15 +3,15 @@
 **Places.** Position j of the student's answer is aligned when its token starts at a byte where a teacher's token starts
 too: then both have read the same text, and what the teacher expects next can be said in the student's tokens.
 
-**Mass.** A teacher's candidate with bytes w goes to the token that the student's tokenizer begins the text w with. That
-is safe only if what follows cannot change it. It can where some student token u is longer than w and the teacher spells
-u beginning with w: after "9" the text may be "91", which is one token of a student that merges digits. w is *open* then:
+**Mass.** A teacher's candidate goes to the token that the student's tokenizer begins its text with. That is safe only if
+what follows cannot change it: after "9" the text may be "91", which is one token of a student that merges digits. Such
+a text is *open* (see `beginnings`):
 
-* On the answer's own path the continuation is known. The student's token covers the teacher's tokens t..m: it gets the
-  product of their probabilities. What branches off on the way ("9" then "2") goes to the token that its text begins
-  with, if that is not open again. If the covered text itself is open ("9" before the end, where "91" would have been
-  one token), the teacher's next distribution says how much of it stays.
-* Off the path nothing says how it goes on: the mass goes to the rest. It is never given to a token that might be wrong.
+* On the answer's own path the continuation is known. It is followed until the student's token is decided, which gets the
+  product of the teacher's probabilities so far. What branches off on the way ("9" and then "2", not "1") goes to the
+  token that its text begins with, if that is not open in its turn.
+* Off the path nothing says how it goes on: the mass goes to the rest. It is never given to a token that might be wrong,
+  so what a token is given is at most what the teacher means.
 
 The teacher's distribution is normalised before (its listed log-probabilities are rounded), so listed + rest is 1 after.
 """
@@ -32,6 +32,7 @@ from nexus_core.profiling.cache import Packed, TeacherSignal, TopK
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+AHEAD = 12  # teacher's tokens that are read on; a beginning that is open still is not used
 LEAST_REST = 1e-12  # what is left of 1 below this is rounding
 
 
@@ -144,7 +145,7 @@ class Aligner:
         if not any(signal.codec for signal in signals) or not (places >= 0).any():
             return SparseTargets.none(n)
         top = _Distributions.of(signals, teacher.ids)
-        paths = _Paths.of(teacher, student, places, top, self._is_open(student, text))
+        paths = self._paths(teacher, student, places, top, text)
         rows, ids, mass = self._listed(paths, student, top)
         more = self._branches(paths, teacher, top, text)
         merged = _merged(
@@ -154,12 +155,39 @@ class Aligner:
         )
         return _scattered(merged, paths.positions, n)
 
-    def _is_open(self, student: _Tokens, text: bytes) -> Flags:
-        """(student tokens,): whether a student's token could have gone on where it ended."""
-        if not self._beginnings.open:
-            return np.zeros(len(student.ids), np.bool_)
-        spans = zip(student.starts.tolist(), student.ends.tolist(), strict=True)
-        return np.array([s < e and text[s:e] in self._beginnings.open for s, e in spans], np.bool_)
+    def _paths(self, teacher: _Tokens, student: _Tokens, places: Ints, top: _Distributions, text: bytes) -> _Paths:
+        """Follow the answer from each aligned position until it is decided which token the student begins with."""
+        positions = np.flatnonzero(places >= 0)
+        first, starts, stops = places[positions], student.starts[positions], student.ends[positions]
+        final = len(teacher.ids) - 1
+        # Ends never fall, for answers follow each other: the first token that covers the student's token's end.
+        at = np.clip(np.searchsorted(teacher.ends, stops), first, final)
+        fits = np.ones(len(positions), np.bool_)
+        waiting = np.flatnonzero(starts < stops)  # an end token is decided as it stands
+        for _ in range(AHEAD):
+            said = [
+                text[a:b] for a, b in zip(starts[waiting].tolist(), teacher.ends[at[waiting]].tolist(), strict=True)
+            ]
+            open_ = np.array(self._beginnings.are_open(said), np.bool_)
+            fits[waiting[~open_]] = self._begins_with(said, open_, student.ids[positions[waiting]])
+            waiting = waiting[open_]
+            follows = at[waiting] < final
+            after = np.minimum(at[waiting] + 1, final)
+            follows &= (teacher.starts[after] == teacher.ends[at[waiting]]) & teacher.sound[after]
+            at[waiting[follows]] += 1
+            waiting = waiting[follows & ~self._is_end(teacher.ids[after])]  # after an end nothing can change any more
+            if not len(waiting):
+                break
+        fits[waiting] = False
+        bad = np.concatenate([[0], np.cumsum(~(teacher.sound & top.known))])
+        good = fits & (bad[at + 1] == bad[first])
+        return _Paths(positions[good], first[good], at[good] + 1, top.path(first, at + 1)[good])
+
+    def _begins_with(self, said: Sequence[bytes], open_: Flags, tokens: Ints) -> Flags:
+        """Of the texts that are not open: whether the student begins them with these tokens, as it did in the answer."""
+        closed = [(one, False) for one, is_open in zip(said, open_.tolist(), strict=True) if not is_open]
+        same: Flags = self._beginnings.of(closed) == tokens[~open_]
+        return same
 
     def _listed(self, paths: _Paths, student: _Tokens, top: _Distributions) -> tuple[Ints, Ints, Floats]:
         """First tokens: each candidate's mass to what it begins with, the actual one's to the student's actual token."""
@@ -171,8 +199,8 @@ class Aligner:
         return rows, heads[rows, places], mass[rows, places]
 
     def _branches(self, paths: _Paths, teacher: _Tokens, top: _Distributions, text: bytes) -> tuple[Ints, Ints, Floats]:
-        """What leaves the answer's path after its first token, inside the student's token or where that could go on."""
-        steps = paths.last - paths.first + paths.ahead
+        """What leaves the answer's path after its first token, before it is decided what the student begins with."""
+        steps = paths.until - paths.first - 1
         rows = np.repeat(np.arange(len(steps)), steps)
         at = np.arange(len(rows)) - np.repeat(np.cumsum(steps) - steps, steps) + 1 + paths.first[rows]
         reached = top.path(paths.first[rows], at)  # mass that comes as far as this token
@@ -242,23 +270,8 @@ class _Paths:
 
     positions: Ints  # (n,) of the student
     first: Ints  # (n,) the teacher's token that starts there
-    last: Ints  # (n,) the one that covers the student's token's end
-    ahead: Flags  # (n,) the token could go on: the distribution after `last` says how much of it stays
-    mass: Floats  # (n,) of the student's actual token on this path
-
-    @classmethod
-    def of(cls, teacher: _Tokens, student: _Tokens, places: Ints, top: _Distributions, open_: Flags) -> _Paths:
-        positions = np.flatnonzero(places >= 0)
-        first, stops = places[positions], student.ends[positions]
-        last = np.maximum(np.searchsorted(teacher.ends, stops), first)  # ends never fall: answers follow each other
-        last = np.minimum(last, len(teacher.ids) - 1)
-        after = np.minimum(last + 1, len(teacher.ids) - 1)
-        follows = (last + 1 < len(teacher.ids)) & (teacher.starts[after] == stops) & teacher.sound[after]
-        ahead = open_[positions] & (teacher.ends[last] == stops) & follows
-        bad = np.concatenate([[0], np.cumsum(~(teacher.sound & top.known))])
-        good = bad[last + 1 + ahead] == bad[first]
-        mass = top.path(first, last + 1 + ahead)
-        return cls(*(values[good] for values in (positions, first, last, ahead, mass)))
+    until: Ints  # (n,) behind the teacher's token with which the student's is decided
+    mass: Floats  # (n,) of the teacher's tokens from `first` to `until`
 
 
 def _decoded(signals: Sequence[TeacherSignal]) -> Iterable[tuple[Any, TopK]]:

@@ -8,7 +8,7 @@ Logits are computed at answer positions only: prompts are most of the tokens, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,10 +16,13 @@ import torch
 from torch.nn import functional
 
 from nexus_core.distill.anchoring import ActivationAnchoringLoss, AnchorSettings
+from nexus_core.distill.attention import AttentionAnchoringLoss, AttentionSettings, recording_attention
+from nexus_core.distill.attention_targets import HeadMap
 from nexus_core.distill.batches import Batch
 from nexus_core.distill.losses import OutputLoss
 from nexus_core.distill.settings import LossSettings, TeachSettings
 from nexus_core.distill.spaces import AnchorSpace
+from nexus_core.hf.attention import eager_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,48 +55,77 @@ class Objective(Protocol):
 
 
 class DistillObjective:
-    """The full method; without spaces it is logits-only distillation, without cached logits plain cross-entropy."""
+    """The full method. Without spaces and heads it is logits-only distillation; without cached logits, cross-entropy."""
 
-    def __init__(self, settings: TeachSettings, spaces: Sequence[AnchorSpace] = (), scale: float = 1.0) -> None:
-        loss = settings.loss
-        self._loss = loss
+    def __init__(
+        self,
+        settings: TeachSettings,
+        spaces: Sequence[AnchorSpace] = (),
+        heads: HeadMap | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        """`heads` are those that the rows have attention targets for; `scale` is the capability's (`capability_scales`)."""
+        loss = self._loss = settings.loss
         self._scale = scale
         self._output = OutputLoss(
             loss.ce_weight, loss.kl_weight, loss.temperature, loss.entropy_floor, loss.entropy_full
         )
-        anchored = any(space.k for space in spaces) and loss.alpha_hidden > 0
-        self._anchor = ActivationAnchoringLoss(spaces, anchor_settings(loss, settings.steps)) if anchored else None
+        anneal = round(loss.anneal * settings.steps)
+        anchored = loss.alpha_hidden > 0 and any(space.k for space in spaces)
+        self._anchor = ActivationAnchoringLoss(spaces, anchor_settings(loss, anneal)) if anchored else None
+        looking = loss.beta_attention > 0 and any((heads or {}).values())
+        beta = AttentionSettings(loss.beta_attention, loss.beta_floor, anneal)
+        self._attention = AttentionAnchoringLoss(heads or {}, beta) if looking else None
 
     def __call__(self, student: Any, batch: Batch, moment: Moment) -> Terms:
-        recording: AbstractContextManager[Any] = student.recording() if self._anchor is not None else nullcontext({})
-        with recording as seen:
-            hidden = student.model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).last_hidden_state  # (B, T, d)
+        hidden, seen, looks = self._forward(student, batch)  # (B, T, d)
         output = self._output(student.lm_head(hidden[batch.answer]), batch, self._scale, moment.positions)
         share = batch.positions / (moment.positions or batch.positions)
-        total, watched = output.total, self._loss.ce_weight * output.nll + self._loss.kl_weight * output.kl
+        terms = {"output": output.total}
         parts = {"ce": output.ce, "kl": output.kl, "nll": output.nll}
+        watched = self._loss.ce_weight * output.nll + self._loss.kl_weight * output.kl
+        anchor, errors = None, dict[int, torch.Tensor]()
         if self._loss.prompt_weight:
-            parts["prompt"] = prompt = share * prompt_loss(student, hidden, batch)
-            total = total + self._loss.prompt_weight * prompt
-        if self._anchor is None:
-            return Terms(total, watched, _detached(parts))
-        z = {block: coordinates[batch.answer] for block, coordinates in seen.items()}
-        anchored = self._anchor(z, batch, moment.step, moment.boost)
-        total, watched = total + share * anchored.total, watched + share * anchored.total.detach() / moment.boost
-        parts |= {"anchor": share * anchored.total, "output": output.total}
-        mean = torch.stack(list(anchored.blocks.values())).mean() if anchored.blocks else None
-        return Terms(total, watched, _detached(parts), mean, anchored.errors)
+            terms["prompt"] = share * self._loss.prompt_weight * prompt_loss(student, hidden, batch)
+        if self._anchor is not None:
+            z = {block: coordinates[batch.answer] for block, coordinates in seen.items()}
+            held = self._anchor(z, batch, moment.step, moment.boost)
+            terms["anchor"], errors = share * held.total, dict(held.errors)
+            anchor = torch.stack(list(held.blocks.values())).mean() if held.blocks else None
+        if self._attention is not None:
+            looked = self._attention(looks, batch, moment.step, moment.boost)
+            terms["attention"] = share * looked.total
+            parts |= {f"attention_error/{block}": share * error for block, error in looked.blocks.items()}
+        for name in ("anchor", "attention"):
+            if name in terms:
+                watched = watched + terms[name].detach() / moment.boost
+        total = torch.stack(list(terms.values())).sum()
+        parts |= {name: value.detach() for name, value in terms.items()}
+        return Terms(total, watched, parts, anchor, errors)
+
+    def _forward(
+        self, student: Any, batch: Batch
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        """Hidden states, bottleneck coordinates by block, attention weights by block; the last two where they are needed."""
+        with ExitStack() as stack:
+            seen = stack.enter_context(student.recording()) if self._anchor is not None else {}
+            looks: dict[int, torch.Tensor] = {}
+            if self._attention is not None:  # fused kernels form no weights
+                stack.enter_context(eager_attention(student))
+                looks = stack.enter_context(recording_attention(student, self._attention.blocks))
+            hidden = student.model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+            ).last_hidden_state
+        return hidden, seen, looks
 
 
-def anchor_settings(loss: LossSettings, steps: int) -> AnchorSettings:
-    """The anchoring's own numbers, with the share of the steps as steps."""
+def anchor_settings(loss: LossSettings, anneal_steps: int) -> AnchorSettings:
+    """The anchoring's own numbers."""
     return AnchorSettings(
         critical_weight=loss.critical_weight,
         alpha_hidden=loss.alpha_hidden,
         alpha_floor=loss.alpha_floor,
-        anneal_steps=round(loss.anneal * steps),
+        anneal_steps=anneal_steps,
         variance_least=loss.variance_least,
         variance_most=loss.variance_most,
     )
@@ -106,10 +138,6 @@ def prompt_loss(student: Any, hidden: torch.Tensor, batch: Batch) -> torch.Tenso
     if not len(labels):
         return hidden.new_zeros(())
     return functional.cross_entropy(student.lm_head(hidden[:, :-1][inside]).float(), labels)
-
-
-def _detached(parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach() for name, value in parts.items()}
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:

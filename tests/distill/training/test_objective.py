@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from nexus_core.distill.attention_targets import MappedHead
 from nexus_core.distill.batches import collate
 from nexus_core.distill.objective import DistillObjective, Moment, autocast, computes_bf16
+from nexus_core.distill.targets import AnchorTarget
 
 
 def value(tensor):
@@ -93,8 +96,36 @@ def test_the_prompt_is_text_too_where_that_is_asked_for(tiny, student):
         for t in range(batch.input_ids.shape[1] - 1)
         if batch.attention_mask[row, t + 1] and not batch.answer[row, t]
     ]
-    assert value(terms.parts["prompt"]) == pytest.approx(value(torch.stack(losses).mean()), rel=1e-5)
-    assert value(terms.total) == pytest.approx(value(plain.total) + 0.5 * value(terms.parts["prompt"]), rel=1e-5)
+    assert value(terms.parts["prompt"]) == pytest.approx(0.5 * value(torch.stack(losses).mean()), rel=1e-5)
+    assert value(terms.total) == pytest.approx(value(plain.total) + value(terms.parts["prompt"]), rel=1e-5)
+
+
+def test_attention_is_anchored_and_the_fast_kernels_come_back(tiny, student):
+    rows = []
+    for row in tiny.new_rows(8, 1):  # head 2 is to look at the letter, whatever it predicts
+        n = len(row.answer_ids)
+        look = AnchorTarget(np.tile(np.array([0, 1, 0.9], np.float32), (n, 1)), np.ones(n, np.bool_))
+        rows.append(replace(row, attention={tiny.BLOCK: look}))
+    settings = tiny.settings()
+    settings = replace(settings, loss=replace(settings.loss, beta_attention=0.5, beta_floor=0.5))
+    heads = {tiny.BLOCK: (MappedHead(tiny.BLOCK, 2, "teacher.0", 0),)}
+    batch, objective = collate(rows), DistillObjective(settings, [tiny.SPACE], heads)
+    before = student.config._attn_implementation
+    terms = objective(student, batch, Moment(0))
+    assert student.config._attn_implementation == before != "eager"
+    error = value(terms.parts[f"attention_error/{tiny.BLOCK}"])
+    assert error > 0
+    assert value(terms.parts["attention"]) == pytest.approx(0.5 * error, rel=1e-5)
+    plain = DistillObjective(tiny.settings(), [tiny.SPACE])(student, batch, Moment(0))
+    assert value(terms.total) == pytest.approx(value(plain.total) + 0.5 * error, rel=1e-4)
+    assert "attention" not in plain.parts
+    optimizer = torch.optim.Adam(student.adapters["letters"].parameters(), lr=0.02)
+    for _ in range(20):
+        optimizer.zero_grad()
+        terms = objective(student, batch, Moment(0))
+        terms.total.backward()
+        optimizer.step()
+    assert value(terms.parts[f"attention_error/{tiny.BLOCK}"]) < 0.5 * error
 
 
 def test_precision_is_a_choice():

@@ -225,6 +225,7 @@ def _load_plain(path: Path) -> LlamaForCausalLM:
     with quiet():
         model, report = LlamaForCausalLM.from_pretrained(
             path,
+            dtype=torch.float32,  # whatever the file holds: what is taught is kept in full precision
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,

@@ -66,4 +66,7 @@ class DeltaLinear(nn.Linear):
             return functional.linear(input, self.weight, self.bias)
         if not self.training and not torch.is_grad_enabled():
             return functional.linear(input, self.effective_weight(), self.bias)
+        # One product of two small matrices, then one matmul. Measured against x W^T + (x a^T) b^T, on a training step of
+        # 32 x 90 tokens at width 128 (three blocks, all projections, one thread): 0.82 times its CPU time at rank 48 and
+        # 0.95 at rank 16 under bf16 autocast, 0.75 and 0.91 in fp32.
         return functional.linear(input, self.weight + self._delta[0].product(), self.bias)

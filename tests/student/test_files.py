@@ -223,6 +223,13 @@ def test_a_plain_checkpoint_directory_becomes_a_students_backbone(checkpoint, pl
     assert plain.lm_head.weight.any(), "the student has weights of its own"
 
 
+def test_a_checkpoint_in_half_precision_is_taught_in_full(planned, build, tmp_path):
+    plain = LlamaForCausalLM.from_pretrained(tiny.save_causal_lm(tmp_path), dtype=torch.bfloat16)
+    student = NexusForCausalLM.from_backbone(save(plain, tmp_path), planned, build)
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+    assert torch.equal(student.lm_head.weight, plain.lm_head.weight.float())
+
+
 def test_a_half_precision_backbone_keeps_its_angles(checkpoint, planned, build, ids):
     plain = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
     student = NexusForCausalLM.from_backbone(plain, planned, build)

@@ -22,6 +22,7 @@ from nexus_core.distill.spaces import AnchorSpace
 from nexus_core.distill.targets import AnchorTarget, SparseTargets, TrainingRow
 from nexus_core.distill.vocabulary import Vocabulary
 from nexus_core.errors import DataError, ModelError
+from nexus_core.hf.quiet import quiet
 from nexus_core.hf.spans import prompt_spans
 from nexus_core.profiling.cache import SignalCache, TeacherSignal, byte_offsets
 from nexus_core.profiling.model import CapabilityProfile
@@ -146,7 +147,8 @@ def prompt_ids(student: Vocabulary, prompts: Sequence[str], room: Room) -> list[
     texts = [prompt_text(tokenizer, prompt) for prompt in prompts]
     # A chat template writes the special tokens itself; adding them again would double the first one.
     specials = not getattr(tokenizer, "chat_template", None)
-    found = tokenizer(texts, add_special_tokens=specials, return_attention_mask=False)["input_ids"] if texts else []
+    with quiet():  # the tokenizer warns of long prompts; they are cut here
+        found = tokenizer(texts, add_special_tokens=specials, return_attention_mask=False)["input_ids"] if texts else []
     if empty := [prompt for prompt, ids in zip(prompts, found, strict=True) if not ids]:
         raise DataError(f"the prompt {empty[0]!r} has no tokens", "an answer needs something to answer")
     return [np.array(ids[-room.prompt :], np.int32) for ids in found]
@@ -268,6 +270,10 @@ def _views(arrays: Arrays) -> Iterator[TrainingRow]:
     """Rows whose arrays are parts of the file's."""
     digests = arrays["digests"].tobytes().decode()
     prompts, answers = np.concatenate([[(0, 0)], np.cumsum(arrays["sizes"], axis=0)]).T.tolist()
+    if (prompts[-1], answers[-1]) != (len(arrays["prompt_ids"]), len(arrays["answer_ids"])) or min(
+        *prompts, *answers
+    ) < 0:
+        raise ValueError("its sizes do not add up")
     targets = SparseTargets(arrays["kl_ids"], arrays["kl_log_probs"], arrays["kl_rest"], arrays["kl_has"])
     for i in range(len(arrays["sizes"])):
         prompt, answer = slice(prompts[i], prompts[i + 1]), slice(answers[i], answers[i + 1])

@@ -19,6 +19,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Rows of a batch; rows held out for the hard check; how many of a teacher's tokens are listed per position at most, and
+    the probability below which one is not."""
+
+    batch_size: int
+    held: int
+    list_most: int
+    list_least: float
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseSettings:
     """One phase: a ceiling of steps, and what is trained. The last `backbone_blocks` blocks of the backbone are thawed."""
 
@@ -110,6 +121,7 @@ class TeachSettings:
     """Everything that decides how one adapter is taught, beside its data."""
 
     precision: str
+    data: DataSettings
     accumulate: int
     phases: tuple[PhaseSettings, ...]
     optimizer: OptimizerSettings
@@ -150,6 +162,10 @@ def _ranges(settings: TeachSettings, where: str) -> None:
     """What would make the loop divide by zero, never end, or never recover."""
     recovery, retention = settings.recovery, settings.retention
     rules = {
+        "data.batch_size": settings.data.batch_size >= 1,
+        "data.held": settings.data.held >= 0,
+        "data.list_most": settings.data.list_most >= 1,
+        "data.list_least": 0 <= settings.data.list_least < 1,
         "accumulate": settings.accumulate >= 1,
         "phases": bool(settings.phases)
         and all(p.steps >= 0 and p.warm_up >= 0 and p.clip > 0 for p in settings.phases),

@@ -271,14 +271,14 @@ class Loop:
 
     def _keep_better(self, validation: Validation) -> None:
         """Of the weights as they are and those of the best checkpoint, the ones that answer better, on all answers."""
-        now = self._measure(validation, full=True)
         best = self.checkpoints.best(self.place.phase)
+        now = self._measure(validation, full=True)
         if best.meta.step == self.place.step:
             return
         own = {name: parameter.detach().clone() for name, parameter in self.trained.all.items()}
         load_weights(self.trained.all, best.weights)
         then = self._measure(validation, full=True)
-        if validation.better(now.score, then.score):
+        if not validation.better(then.score, now.score):  # of equals the later ones: they were taught for longer
             load_weights(self.trained.all, own)
             self.place.measured = asdict(now)
 

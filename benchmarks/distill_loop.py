@@ -111,7 +111,7 @@ def run_bare(settings: TeachSettings, batches: Sequence[Batch], loss_of: Callabl
     student, phase = new_student(), settings.phases[0]
     student.choose("task")
     student.train()
-    trained = select_trained(student, "task", phase)
+    trained = select_trained(student, ["task"], phase)
     optimizer = build_optimizer(trained, phase, settings.optimizer)
     started = time.perf_counter()
     for step, batch in enumerate(batches):

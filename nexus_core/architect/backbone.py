@@ -41,7 +41,7 @@ def find_backbone(registry: Registry, source: str | None, config: Mapping[str, A
         return Backbone(llama_config(config, "the preset's backbone"), RANDOM)
     if source is None:
         raise DataError("neither a checkpoint nor a configuration for the backbone", "give --backbone")
-    path, name = _locate(registry, source)
+    path, name = locate_backbone(registry, source)
     values = read_config(path)
     if values is None:
         raise DataError(f"{path}: no config.json", "the backbone is the directory of a checkpoint in the Llama layout")
@@ -58,7 +58,7 @@ def find_backbone(registry: Registry, source: str | None, config: Mapping[str, A
     return Backbone(llama_config(values, where), name)
 
 
-def _locate(registry: Registry, source: str) -> tuple[Path, str]:
+def locate_backbone(registry: Registry, source: str) -> tuple[Path, str]:
     """Directory and name. Teachers are refused, under whatever name: a student never starts from a teacher's weights."""
     taught = {row.id: row for row in registry.teachers.values() if row.role == "teacher"}
     if source in registry.teachers:

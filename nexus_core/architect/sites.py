@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from nexus_core.architect.candidates import BlockNeed, Candidate
 from nexus_core.student.arch import Decision, Site
@@ -26,17 +27,12 @@ def place(owner: Candidate, room: Room) -> tuple[tuple[Site, ...], list[Decision
     decisions = [
         Decision("drop", _subject(owner, need), "nothing is protected there") for need in owner.needs if not need.rank
     ]
-    taken: dict[int, BlockNeed] = {}
-    for need in needs:
-        block = student_block(need.index, owner.depth, room.blocks, last=need is needs[-1])
-        if block in taken:
-            winner, loser = sorted((taken[block], need), key=_strength, reverse=True)
-            taken[block] = winner
-            decisions.append(Decision("drop", _subject(owner, loser), _lost(block, winner, loser)))
-        else:
-            taken[block] = need
+    left = sorted(needs, key=_strength)[: max(0, len(needs) - room.blocks)]
+    kept = [need for need in needs if need not in left]
+    decisions += [Decision("drop", _subject(owner, need), _lost(need, room.blocks)) for need in left]
+    places = student_blocks([need.index for need in kept], owner.depth, room.blocks)
     sites = []
-    for block, need in sorted(taken.items()):
+    for block, need in zip(places, kept, strict=True):
         rank, cap = _rank(owner, need, room)
         reason = (
             f"block {need.index} of 0 to {owner.depth - 1} to student block {block} of 0 to {room.blocks - 1}, by depth"
@@ -47,25 +43,26 @@ def place(owner: Candidate, room: Room) -> tuple[tuple[Site, ...], list[Decision
     return tuple(sites), decisions
 
 
-def student_block(index: int, depth: int, blocks: int, last: bool) -> int:
-    """The student block whose output is as deep as that of the teacher's block.
+def student_blocks(indices: Sequence[int], depth: int, blocks: int) -> tuple[int, ...]:
+    """A student block of its own for each of the teacher's blocks, in their order and as near to their depth as they can be.
 
-    Halfway between two it is the earlier one; for the last protected block it is never earlier than the teacher's, so that
-    all that came before it in the teacher has had its place in the student too.
+    The last one is never earlier than the teacher's, so that all that came before it in the teacher has had its place in
+    the student too. Of equally near places the earlier ones are taken.
     """
-    exact = (index + 1) * blocks / depth - 1
-    block = math.ceil(exact) if last else math.ceil(exact - 0.5)
-    return min(max(block, 0), blocks - 1)
+    exact = [(index + 1) * blocks / depth - 1 for index in indices]
+    last = math.ceil(exact[-1]) if exact else 0
+    fitting = (places for places in combinations(range(blocks), len(indices)) if not places or places[-1] >= last)
+    return min(fitting, key=lambda places: (sum(abs(p - e) for p, e in zip(places, exact, strict=True)), places))
 
 
 def _strength(need: BlockNeed) -> tuple[int, int, int]:
     return need.proven, need.non_negotiable, need.index
 
 
-def _lost(block: int, winner: BlockNeed, loser: BlockNeed) -> str:
+def _lost(loser: BlockNeed, blocks: int) -> str:
     return (
-        f"{winner.block} holds student block {block} with {winner.proven} proven components beside {loser.proven}; "
-        "one bottleneck of a capability per block"
+        f"{blocks} student blocks for more protected ones, and {loser.proven} proven components are the fewest: one "
+        "bottleneck of a capability per block"
     )
 
 

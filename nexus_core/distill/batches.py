@@ -41,6 +41,7 @@ class Batch:
     anchors: Mapping[int, Held]  # student block -> values (N, k), has (N,) bool
     attention: Mapping[int, Held]
     indices: tuple[int, ...]  # (B,) which rows these are
+    capability: str = ""  # whose batch it is, where several are taught at once
 
     @property
     def rows(self) -> int:

@@ -30,7 +30,7 @@ class Job:
     seed. Without a `validation` training ends at its ceiling."""
 
     student: Any
-    capability: str
+    capability: str  # of several that are taught at once, the name of the whole
     batches: BatchSource
     objective: Objective
     settings: TeachSettings
@@ -42,7 +42,14 @@ class Job:
     validation: Validation | None = None
     device: str = "cpu"
     allow_isolated: bool = False
+    together: tuple[str, ...] = ()  # the capabilities of a joint training, in the order of their batches
+    workers: int = 1  # threads that share the batches of a step; they decide nothing but time
     say: Callable[[str], None] = lambda text: None
+
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """The capabilities whose adapters are trained."""
+        return self.together or (self.capability,)
 
     @property
     def digest(self) -> str:
@@ -88,7 +95,7 @@ class Place:
 
     @property
     def counted(self) -> int:
-        """Steps whose work is in the weights: what schedules and ceilings go by, so that trouble costs time, not teaching."""
+        """Steps whose work is in the weights: schedules and ceilings go by them, so trouble costs time and not teaching."""
         return self.step - self.lost
 
     def as_json(self) -> dict[str, Any]:

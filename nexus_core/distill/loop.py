@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import psutil
 import torch
@@ -24,6 +25,7 @@ from nexus_core.distill.checkpoints import (
     optimizer_tensors,
     rng_tensors,
 )
+from nexus_core.distill.crew import Crew
 from nexus_core.distill.job import Job, Outcome, Place, outcome_from, place_from
 from nexus_core.distill.journal import Journal
 from nexus_core.distill.objective import Moment, Terms, autocast
@@ -56,6 +58,7 @@ class Loop:
         self.place = Place() if found is None else place_from(found.meta.state)
         self._process = psutil.Process()
         self._clock = time.perf_counter()
+        self.crew = Crew(job.student, (), 1)
         self._enter_phase()
         if found is not None:
             self._restore(found)
@@ -100,12 +103,12 @@ class Loop:
         tokens = sum(batch.tokens for batch in batches)
         recovery, settings = self.place.recovery, self.settings.recovery
         moment = Moment(self.place.counted, anchor_factor(recovery, settings), sum(b.positions for b in batches))
-        terms = []
-        for batch in batches:
+
+        def work(student: Any, i: int) -> Terms:
             with autocast(self.job.device, self.settings.precision):
-                found = self.job.objective(self.job.student, batch.to(self.job.device), moment)
-            found.total.backward()  # type: ignore[no-untyped-call]
-            terms.append(found)
+                return self.job.objective(student, batches[i].to(self.job.device), moment)
+
+        terms = self.crew.gradients(work, len(batches))
         norm = gradient_norm(self.trained.all.values(), self.phase.clip)
         seen = read_numbers(terms, norm)
         watched = Watched(seen["watched"], seen.get("anchor_distance"))
@@ -250,8 +253,10 @@ class Loop:
     # --- phases -------------------------------------------------------------------------------------------------
 
     def _enter_phase(self) -> None:
-        self.trained = select_trained(self.job.student, self.job.capability, self.phase)
+        self.trained = select_trained(self.job.student, self.job.taught, self.phase)
         self.optimizer = build_optimizer(self.trained, self.phase, self.settings.optimizer)
+        self.crew.close()
+        self.crew = Crew(self.job.student, list(self.trained.all.values()), self.job.workers)
 
     def _end_phase(self, reason: str) -> None:
         """On to the next phase from the best weights of this one, or to the end of training."""

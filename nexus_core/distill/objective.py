@@ -90,7 +90,7 @@ class DistillObjective:
         if self._anchor is not None:
             z = {block: coordinates[batch.answer] for block, coordinates in seen.items()}
             held = self._anchor(z, batch, moment.step, moment.boost)
-            terms["anchor"], errors = share * held.total, dict(held.errors)
+            terms["anchor"], errors = share * self._loss.anchor_scale * held.total, dict(held.errors)
             anchor = torch.stack(list(held.blocks.values())).mean() if held.blocks else None
         if self._attention is not None:
             looked = self._attention(looks, batch, moment.step, moment.boost)

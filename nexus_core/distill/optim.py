@@ -6,7 +6,7 @@ The schedule is a pure function of the step: a resumed run, or one that went bac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,22 +35,23 @@ class Trained:
         return sum(parameter.numel() for parameter in self.all.values())
 
 
-def select_trained(student: nn.Module, capability: str, phase: PhaseSettings) -> Trained:
-    """Freeze the whole student, then thaw one capability's adapter and the last blocks of the backbone, if any.
+def select_trained(student: nn.Module, capabilities: Sequence[str], phase: PhaseSettings) -> Trained:
+    """Freeze the whole student, then thaw the adapters of these capabilities and the last blocks of the backbone, if any.
 
     A parameter that is not named here has no gradient, is in no optimizer, and so keeps its bytes.
     """
-    prefix = f"adapters.{capability}."
+    prefixes = tuple(f"adapters.{capability}." for capability in capabilities)
     thawed = _last_blocks(student, phase)
     adapter: dict[str, nn.Parameter] = {}
     backbone: dict[str, nn.Parameter] = {}
     for name, parameter in student.named_parameters():
-        if name.startswith(prefix):
+        if name.startswith(prefixes):
             adapter[name] = parameter
         elif name.startswith(thawed):
             backbone[name] = parameter
-    if not adapter:
-        raise UsageError(f'the student has no adapter "{capability}" to train', "add it first: student.add_adapter")
+    for capability, prefix in zip(capabilities, prefixes, strict=True):
+        if not any(name.startswith(prefix) for name in adapter):
+            raise UsageError(f'the student has no adapter "{capability}" to train', "add it first: student.add_adapter")
     student.requires_grad_(False)
     for parameter in (*adapter.values(), *backbone.values()):
         parameter.requires_grad_(True)
@@ -60,6 +61,8 @@ def select_trained(student: nn.Module, capability: str, phase: PhaseSettings) ->
 def _last_blocks(student: nn.Module, phase: PhaseSettings) -> tuple[str, ...]:
     if not (phase.backbone_rate and phase.backbone_blocks):
         return ()
+    if phase.backbone_blocks < 0:
+        return ("model.", "lm_head.")
     layers = student.get_submodule("model.layers")
     assert isinstance(layers, nn.ModuleList)
     first = max(len(layers) - phase.backbone_blocks, 0)

@@ -8,8 +8,8 @@ The verify split is never touched: it belongs to the gate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nexus_core.distill.settings import RetentionSettings
@@ -32,6 +32,7 @@ class Measured:
     full: bool
     met: bool
     seconds: float
+    parts: Mapping[str, Any] = field(default_factory=dict)  # by capability, where several were measured
 
 
 class Validation:
@@ -69,6 +70,12 @@ class Validation:
     def better(self, one: float, two: float) -> bool:
         """Whether score `one` is better than `two`."""
         return self.gain(one) > self.gain(two)
+
+    def reached(self, score: float) -> float:
+        """What share of its goal a score is; where lower is better, what share of the score the goal is."""
+        if self._sign > 0:
+            return score / self.goal
+        return self.goal / score if score > 0 else float("inf")
 
     def gain(self, score: float) -> float:
         """The score with a sign that makes larger better."""

@@ -20,10 +20,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
-    """Rows of a batch; rows held out for the hard check; how many of a teacher's tokens are listed per position at most, and
-    the probability below which one is not."""
+    """Rows of a batch, or the tokens of one where rows are of very different lengths (the other is 0). `held` rows are kept
+    apart for the hard check. At most `list_most` of a teacher's tokens are matched at a position, and none less likely
+    than `list_least`."""
 
     batch_size: int
+    batch_tokens: int
     held: int
     list_most: int
     list_least: float
@@ -31,9 +33,11 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True)
 class PhaseSettings:
-    """One phase: a ceiling of steps, and what is trained. The last `backbone_blocks` blocks of the backbone are thawed."""
+    """One phase: a ceiling of steps, and what is trained. `together`: all adapters at once, else each on its own. The last
+    `backbone_blocks` blocks of the backbone are thawed; -1: all of it, with its embeddings."""
 
     name: str
+    together: bool
     steps: int
     adapter_rate: float
     backbone_rate: float
@@ -72,6 +76,7 @@ class LossSettings:
     beta_attention: float
     beta_floor: float
     anneal: float
+    anchor_scale: float
     prompt_weight: float
 
 
@@ -162,7 +167,7 @@ def _ranges(settings: TeachSettings, where: str) -> None:
     """What would make the loop divide by zero, never end, or never recover."""
     recovery, retention = settings.recovery, settings.retention
     rules = {
-        "data.batch_size": settings.data.batch_size >= 1,
+        "data.batch_size": (settings.data.batch_size > 0) != (settings.data.batch_tokens > 0),
         "data.held": settings.data.held >= 0,
         "data.list_most": settings.data.list_most >= 1,
         "data.list_least": 0 <= settings.data.list_least < 1,

@@ -52,6 +52,7 @@ def _run(job: Job) -> Outcome:
             write_summary(job.journal, {**summary, "steps": loop.place.step, "measured": loop.place.measured})
             raise
         finally:
+            loop.crew.close()
             loop.journal.close()
 
 
@@ -62,7 +63,8 @@ def _prepared(job: Job) -> Iterator[None]:
     wanted = {name: parameter.requires_grad for name, parameter in student.named_parameters()}
     training = student.training
     try:
-        with student.using(job.capability, allow_isolated=job.allow_isolated):
+        alone = None if job.together else job.capability
+        with student.using(alone, allow_isolated=job.allow_isolated):
             student.train()
             yield
     finally:

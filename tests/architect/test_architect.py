@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nexus_core.architect.architect import Request
-from nexus_core.architect.sites import student_block
+from nexus_core.architect.sites import student_blocks
 from nexus_core.architect.sizes import sizes
 from nexus_core.errors import DataError, UsageError
 from nexus_core.profiling.artifacts import ArtifactError
@@ -94,41 +94,52 @@ def test_the_order_in_which_teachers_were_profiled_changes_nothing(bench, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("index", "depth", "blocks", "last", "expected"),
+    ("indices", "depth", "blocks", "expected"),
     [
-        (0, 4, 3, False, 0),
-        (1, 4, 3, False, 0),  # halfway between two: the earlier
-        (2, 4, 3, False, 1),
-        (2, 4, 3, True, 2),  # the last is never earlier than in the teacher
-        (3, 4, 3, True, 2),
-        (0, 1, 3, True, 2),
-        (31, 32, 24, True, 23),
-        (7, 32, 24, False, 5),
-        (1, 4, 12, False, 5),
-        (0, 32, 2, False, 0),
+        ([0, 1, 2], 4, 3, (0, 1, 2)),
+        ([1, 2, 3], 4, 3, (0, 1, 2)),
+        ([1], 4, 3, (1,)),  # the last is never earlier than in the teacher
+        ([2], 4, 3, (2,)),
+        ([0], 1, 3, (2,)),
+        ([7, 31], 32, 24, (5, 23)),
+        ([1, 3], 4, 12, (5, 11)),
+        ([0], 32, 2, (0,)),
     ],
 )
-def test_a_block_is_placed_by_its_depth(index, depth, blocks, last, expected):
-    assert student_block(index, depth, blocks, last) == expected
+def test_blocks_are_placed_by_their_depth(indices, depth, blocks, expected):
+    assert student_blocks(indices, depth, blocks) == expected
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 12, 61])
 @pytest.mark.parametrize("blocks", [1, 3, 24])
-def test_deeper_blocks_are_never_placed_earlier(depth, blocks):
-    places = [student_block(i, depth, blocks, last=i == depth - 1) for i in range(depth)]
-    assert places == sorted(places)
+def test_deeper_blocks_are_placed_later_and_none_shares_a_place(depth, blocks):
+    count = min(depth, blocks, 3)
+    places = student_blocks(range(depth - count, depth), depth, blocks)
+    assert list(places) == sorted(set(places))
     assert places[-1] == blocks - 1
     assert places[0] >= 0
 
 
-def test_two_protected_blocks_at_one_place_leave_the_one_with_more_proof(bench, make_block):
+def test_more_protected_blocks_than_student_blocks_leave_those_with_most_proof(bench, make_block):
     three(bench)
-    bench.profile("ada", "reasoning", make_block(3, 9, 2), make_block(4, 5, 5), make_block(11, 4, 4), depth=12)
+    bench.profile(
+        "ada",
+        "reasoning",
+        make_block(1, 9, 3),
+        make_block(3, 9, 2),
+        make_block(4, 5, 5),
+        make_block(11, 4, 4),
+        depth=12,
+    )
     arch = bench.architect.design(TINY)
     sites = arch.adapter("reasoning").sites
-    assert [(s.block, s.teacher_block) for s in sites] == [(0, "model.layers.4"), (2, "model.layers.11")]
+    assert [(s.block, s.teacher_block) for s in sites] == [
+        (0, "model.layers.1"),
+        (1, "model.layers.4"),
+        (2, "model.layers.11"),
+    ]
     (lost,) = reasons(arch, "drop", "ada/reasoning/model.layers.3")
-    assert "5 proven components beside 2" in lost
+    assert "2 proven components are the fewest" in lost
 
 
 def test_a_block_without_anything_protected_gets_no_site_and_is_said(bench, make_block):

@@ -19,7 +19,7 @@ JOINT = replace(PHASE, backbone_rate=1e-5, backbone_blocks=1)
 
 def test_phase_one_thaws_the_adapter_alone(tiny):
     student = tiny.new_student()
-    trained = select_trained(student, "letters", PHASE)
+    trained = select_trained(student, ["letters"], PHASE)
     assert trained.adapter
     assert not trained.backbone
     thawed = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
@@ -27,19 +27,19 @@ def test_phase_one_thaws_the_adapter_alone(tiny):
 
 
 def test_the_joint_phase_thaws_the_last_blocks(tiny):
-    trained = select_trained(tiny.new_student(), "letters", JOINT)
+    trained = select_trained(tiny.new_student(), ["letters"], JOINT)
     assert trained.backbone
     assert all(name.startswith("model.layers.0.") for name in trained.backbone)
 
 
 def test_an_adapter_that_is_not_there(tiny):
     with pytest.raises(UsageError, match='no adapter "lettres"'):
-        select_trained(tiny.new_student(), "lettres", PHASE)
+        select_trained(tiny.new_student(), ["lettres"], PHASE)
 
 
 def test_norms_biases_and_gates_do_not_decay_and_each_group_has_its_rate(tiny):
     student = tiny.new_student()
-    optimizer = build_optimizer(select_trained(student, "letters", JOINT), JOINT, TINY.optimizer)
+    optimizer = build_optimizer(select_trained(student, ["letters"], JOINT), JOINT, TINY.optimizer)
     named = {id(parameter): name for name, parameter in student.named_parameters()}
     for group in optimizer.param_groups:
         names = [named[id(parameter)] for parameter in group["params"]]
@@ -66,7 +66,7 @@ def test_the_rate_warms_up_and_falls_as_a_function_of_the_step():
 
 def test_a_repair_moves_adapters_only(tiny):
     student = tiny.new_student()
-    trained = select_trained(student, "letters", JOINT)
+    trained = select_trained(student, ["letters"], JOINT)
     optimizer = build_optimizer(trained, JOINT, TINY.optimizer)
     before = {name: p.detach().clone() for name, p in trained.all.items()}
     set_rate(optimizer, 1.0, adapters_only=True)
@@ -84,7 +84,7 @@ def test_eight_bits_from_some_millions_on_or_when_named(tiny):
     assert (bits(auto, 999), bits(auto, 1000)) == (32, 8)
     assert bits(replace(auto, kind="adamw"), 10**9) == 32
     assert bits(replace(auto, kind="adamw8bit"), 1) == 8
-    trained = select_trained(tiny.new_student(), "letters", PHASE)
+    trained = select_trained(tiny.new_student(), ["letters"], PHASE)
     assert isinstance(build_optimizer(trained, PHASE, replace(auto, kind="adamw8bit")), AdamW8bit)
     assert isinstance(build_optimizer(trained, PHASE, TINY.optimizer), torch.optim.AdamW)
 

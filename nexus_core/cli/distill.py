@@ -1,0 +1,131 @@
+"""`nexus distill`: teach the planned student from the cached signals."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nexus_core.cli.output import print_json, print_table
+from nexus_core.cli.profile import RUN
+
+if TYPE_CHECKING:
+    from nexus_core.distill.report import DistillReport
+    from nexus_core.distill.run import Order
+    from nexus_core.student.files import Student
+
+PATH = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.command()
+@click.option("--run", type=RUN, default=Path("runs/default"), show_default=True, help="The run's directory.")
+@click.option("--adapter", help="Teach this capability's adapter alone, on the student that the run has.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoints instead of starting over.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="At most so many steps in each phase (the preset says how many)."
+)
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=0, help="Threads that share a step (0: one for each core)."
+)
+@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu or cuda.")
+@click.option("--tokenizer", type=PATH, help="A tokenizer's directory, for a backbone with random weights.")
+@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+def command(as_json: bool, steps: int | None, tokenizer: Path | None, resume: bool, **options: Any) -> None:
+    """Teach the planned student what its teachers know; no teacher is loaded. Training stops when the contracts are met.
+
+    \b
+    Examples:
+      nexus distill --run runs/default
+      nexus distill --run runs/default --adapter reasoning
+      nexus distill --run runs/default --resume
+
+    Exit status 3: a capability stayed below its contract on the profile split.
+    """
+    from nexus_core.distill.report import write_report
+    from nexus_core.distill.run import STUDENT, Order
+    from nexus_core.student.files import write_adapter, write_student
+
+    order = Order(fresh=not resume, **options)
+    student, report = _distill(order, steps, tokenizer, as_json)
+    path = order.run / STUDENT
+    if order.adapter is None:
+        write_student(path, student)
+    else:
+        write_adapter(path, student.model, order.adapter)
+    write_report(order.run, report)
+    print_json(report.as_json()) if as_json else _print(report)
+    click.echo(f"written to {path}", err=as_json)
+    if not report.met:
+        click.echo("a contract was missed: plan more capacity, collect more signals, or allow more --steps", err=True)
+        sys.exit(3)
+
+
+def _distill(order: Order, steps: int | None, tokenizer: Path | None, quiet: bool) -> tuple[Student, DistillReport]:
+    from nexus_core.architect.sizes import sizes
+    from nexus_core.cli.context import open_plugins, open_registry
+    from nexus_core.distill.material import Gatherer
+    from nexus_core.distill.report import DistillReport
+    from nexus_core.distill.run import STUDENT, Distiller, gather, new_student
+    from nexus_core.distill.settings import read_teaching
+    from nexus_core.student.arch import read_arch
+    from nexus_core.student.files import ARCH, read_student
+
+    started = time.perf_counter()
+    registry, arch = open_registry(), read_arch(order.run / ARCH)
+    settings = read_teaching(arch.preset)
+    if steps:
+        settings = replace(settings, phases=tuple(replace(p, steps=min(p.steps, steps)) for p in settings.phases))
+    if order.adapter is None:
+        student = new_student(arch, registry, tokenizer, order.device)
+    else:
+        student = _with_new_adapter(read_student(order.run / STUDENT), order.adapter, order.device)
+    names = [a.capability for a in student.arch.adapters] if order.adapter is None else [order.adapter]
+    gatherer = Gatherer(order.run, registry, open_plugins(None), settings.data)
+    materials = gather(gatherer, student, names)
+    gathered = time.perf_counter()
+    say = (
+        (lambda text: None) if quiet else (lambda text: click.echo(f"[{time.perf_counter() - started:6.1f} s] {text}"))
+    )
+    taught = Distiller(order, student, settings, materials, say).distill()
+    done = time.perf_counter()
+    student, router = (student, None) if order.adapter else _with_router(student, order.seed)
+    seconds = {"rows": gathered - started, "teaching": done - gathered, "router": time.perf_counter() - done}
+    parts = sizes(student.arch).parts
+    return student, DistillReport(tuple(taught), parts, {name: round(s, 1) for name, s in seconds.items()}, router)
+
+
+def _with_new_adapter(student: Student, capability: str, device: str) -> Student:
+    """The same student with this adapter as it is before training; nothing else is touched."""
+    arch = student.arch.adapter(capability)
+    student.model.remove_adapter(capability)
+    student.model.add_adapter(arch, seed=student.arch.seed)
+    student.model.to(device)
+    if device == "cpu":
+        student.model.set_attn_implementation("eager")
+    return student
+
+
+def _with_router(student: Student, seed: int) -> tuple[Student, dict[str, Any] | None]:
+    """A router over the adapters; one class or none leaves nothing to decide."""
+    from nexus_core.distill.routing import RouterSettings, routing_prompts, train_router
+
+    classes = student.arch.router.classes
+    if not classes:
+        return student, None
+    settings = RouterSettings()
+    router, report = train_router(student.arch.router, routing_prompts(classes, settings, seed), seed=seed)
+    return replace(student, router=router), asdict(report)
+
+
+def _print(report: DistillReport) -> None:
+    from nexus_core.distill.report import COLUMNS
+
+    print_table(COLUMNS, report.rows())
+    total = sum(report.sizes.values())
+    click.echo(f"{total:,} parameters: {', '.join(f'{name} {size:,}' for name, size in report.sizes.items())}")
+    click.echo(", ".join(f"{name} {seconds:.0f} s" for name, seconds in report.seconds.items()))

@@ -1,0 +1,77 @@
+"""Several capabilities taught at once: their batches take turns, and each counts the same, whatever its answers' length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from nexus_core.distill.batches import Batch
+from nexus_core.distill.job import BatchSource
+from nexus_core.distill.objective import Moment, Objective, Terms
+from nexus_core.distill.retention import Measured, Validation
+from nexus_core.distill.settings import RetentionSettings
+
+
+class JointBatches:
+    """Batch number `position` is number `position // n` of capability `position % n`, in the order given."""
+
+    def __init__(self, sources: Mapping[str, BatchSource]) -> None:
+        self._sources = tuple(sources.items())
+
+    def at(self, position: int) -> Batch:
+        own, turn = divmod(position, len(self._sources))
+        capability, source = self._sources[turn]
+        return replace(source.at(own), capability=capability)
+
+
+class JointObjective:
+    """Each batch by the objective of its capability, with that adapter chosen. The loss is a mean over capabilities."""
+
+    def __init__(self, objectives: Mapping[str, Objective]) -> None:
+        self._objectives = dict(objectives)
+
+    def __call__(self, student: Any, batch: Batch, moment: Moment) -> Terms:
+        count = len(self._objectives)
+        with student.using(batch.capability, allow_isolated=True):
+            terms = self._objectives[batch.capability](
+                student, batch, replace(moment, positions=batch.positions * count)
+            )
+        own = {f"{name}/{batch.capability}": count * value for name, value in terms.parts.items() if name == "nll"}
+        return replace(terms, parts={**terms.parts, **own})
+
+
+class JointValidation:
+    """Of several capabilities, the one that lacks most: `score` is what it reaches of its goal, so the goal is 1."""
+
+    goal = 1.0
+    teacher = 1.0
+
+    def __init__(self, validations: Mapping[str, Validation]) -> None:
+        self._validations = dict(validations)
+
+    def measure(self, settings: RetentionSettings, full: bool = False) -> Measured:
+        """All of them, each with its own first look."""
+        found = {name: validation.measure(settings, full) for name, validation in self._validations.items()}
+        reached = {name: validation.reached(found[name].score) for name, validation in self._validations.items()}
+        worst = min(reached, key=lambda name: reached[name])
+        return replace(
+            found[worst],
+            score=reached[worst],
+            teacher=self.teacher,
+            goal=self.goal,
+            retention=min(measured.retention for measured in found.values()),
+            n=sum(measured.n for measured in found.values()),
+            full=all(measured.full for measured in found.values()),
+            met=all(measured.met for measured in found.values()),
+            seconds=sum(measured.seconds for measured in found.values()),
+            parts={name: asdict(measured) for name, measured in found.items()},
+        )
+
+    def better(self, one: float, two: float) -> bool:
+        """Whether score `one` is better than `two`."""
+        return one > two
+
+    def gain(self, score: float) -> float:
+        """A score that is larger when better, as it is."""
+        return score

@@ -1,0 +1,112 @@
+"""What one adapter is taught from: rows in the student's tokens, spaces and heads to be held to, the score to reach."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nexus_core.distill.align import Aligner, AlignSettings
+from nexus_core.distill.attention_targets import HeadMap, map_heads
+from nexus_core.distill.rows import Room, RowBuilder, check_tokenizer, gold_rows, stored_rows
+from nexus_core.distill.settings import DataSettings
+from nexus_core.distill.spaces import AnchorSpace, anchor_spaces
+from nexus_core.distill.targets import TrainingRow
+from nexus_core.distill.vocabulary import Vocabulary, load_vocabulary
+from nexus_core.errors import DataError
+from nexus_core.plugins import Plugins
+from nexus_core.profiling.artifacts import ProfileStore
+from nexus_core.profiling.cache import SignalCache
+from nexus_core.profiling.heads import important_heads
+from nexus_core.profiling.plan import PlanSettings, plan_capability
+from nexus_core.registry import Registry
+from nexus_core.registry.paths import resolve_path
+from nexus_core.student.arch import AdapterArch, StudentArch
+from nexus_core.types import CapabilityMetric, Contract, SampleRequest, Split
+
+PROFILES, SIGNALS, WORK = "niwt_stage2_output", "signals", "distill"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """Of one capability. `held` are rows that training never sees; `teacher` is its score on the profile split."""
+
+    arch: AdapterArch
+    contract: Contract
+    metric: CapabilityMetric
+    teacher: float
+    spaces: tuple[AnchorSpace, ...]
+    heads: HeadMap
+    rows: Sequence[TrainingRow]
+    held: Sequence[TrainingRow]
+
+    @property
+    def capability(self) -> str:
+        return self.arch.capability
+
+    @property
+    def digest(self) -> str:
+        """What decides an outcome beside the settings."""
+        rows = hashlib.sha256("".join(row.digest for row in (*self.rows, *self.held)).encode()).hexdigest()
+        spaces = [space.as_json() for space in self.spaces]
+        return hashlib.sha256(json.dumps([rows, spaces, self.teacher], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gatherer:
+    """Collects the material of a run. No teacher is loaded: its tokenizer and its cached signals are enough."""
+
+    run: Path
+    registry: Registry
+    plugins: Plugins
+    settings: DataSettings
+
+    def gather(self, arch: StudentArch, capability: str, student: Vocabulary) -> Material:
+        """The material of one capability."""
+        adapter = arch.adapter(capability)
+        store = ProfileStore(self.run / PROFILES)
+        profile = store.read(adapter.teacher, capability)
+        contract = self.registry.contract(capability, adapter.teacher)
+        plan = plan_capability(profile, contract, PlanSettings.of(self.registry.profiling))
+        spaces = anchor_spaces(adapter.sites, profile, {block.block: block.slots for block in plan.blocks})
+        found = important_heads(profile, contract.thresholds, self.registry.profiling.attention_heads)
+        heads = map_heads(adapter.sites, found, int(arch.backbone["num_attention_heads"]))
+        metric = self.plugins.capability_metric(capability)
+        room = Room(int(arch.backbone["max_position_embeddings"]), metric.options.max_new_tokens)
+        teacher = self._vocabulary(adapter.teacher)
+        check_tokenizer(profile, teacher)
+        aligner = Aligner(teacher, student, AlignSettings(self.settings.list_most, self.settings.list_least))
+        cache = SignalCache(self.run / SIGNALS, {adapter.teacher: profile.weights_hash})
+        path = self.run / WORK / capability / "rows.safetensors"
+        rows = stored_rows(path, cache, profile, RowBuilder(aligner, spaces, room, heads))
+        held = min(self.settings.held, len(rows) // 10)
+        score = profile.baseline_score
+        return Material(
+            adapter, contract, metric, score, spaces, heads, rows[: len(rows) - held], rows[len(rows) - held :]
+        )
+
+    def without_teacher(self, material: Material, arch: StudentArch, student: Vocabulary, seed: int) -> Material:
+        """The same prompts with their reference answers: the control that knows no teacher."""
+        metric, wanted = material.metric, {row.digest: row for row in material.rows}
+        room = Room(int(arch.backbone["max_position_embeddings"]), metric.options.max_new_tokens)
+        request = SampleRequest(Split.TRAIN, len(material.rows) + len(material.held), seed)
+        drawn = itertools.islice(metric.samples(request), request.n)
+        samples = [sample for sample in drawn if sample.digest in wanted]
+        if len(samples) < len(wanted):
+            raise DataError(
+                f"{material.capability}: {len(wanted) - len(samples)} prompts of the signals are not in the train split "
+                f"of seed {seed}",
+                "collect the signals with the seed that the study uses",
+            )
+        return replace(material, rows=gold_rows(student, samples, room), spaces=(), heads={})
+
+    def _vocabulary(self, teacher: str) -> Vocabulary:
+        presence = resolve_path(self.registry.teacher(teacher))
+        if presence.path is None:
+            raise DataError(
+                f"the tokenizer of {teacher} is absent: {presence.reason}", "its tokenizer files alone would be enough"
+            )
+        return load_vocabulary(presence.path)

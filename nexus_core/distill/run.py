@@ -1,0 +1,243 @@
+"""Stage 4: from the cached signals of all teachers to a trained student. No teacher is in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from nexus_core.distill.material import WORK, Gatherer, Material
+from nexus_core.distill.settings import DataSettings, TeachSettings
+from nexus_core.distill.vocabulary import Vocabulary, read_vocabulary
+from nexus_core.errors import UsageError
+from nexus_core.registry import Registry
+from nexus_core.student.arch import StudentArch
+from nexus_core.student.files import Student
+
+CHECKPOINTS = Path("checkpoints/nexus_student")
+STUDENT = "student"
+JOINT = "joint"
+SMALL = 30_000_000  # parameters up to which batches are shared among cores, rather than operations
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked for. `adapter`: teach this one alone, on the student that is there. `fresh`: forget what was begun."""
+
+    run: Path
+    adapter: str | None = None
+    fresh: bool = True
+    workers: int = 0
+    device: str = "cpu"
+    seed: int = 42
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """How one capability came out: its last evaluation on the profile split, and the trainings that led there."""
+
+    capability: str
+    measured: Mapping[str, Any]
+    trainings: tuple[Mapping[str, Any], ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether the contract is met, without any margin, on all answers."""
+        return bool(self.measured["reached"] >= 1.0)
+
+
+class Distiller:
+    """Teaches the adapters of one student. `materials` may be exchanged before, which is how a study makes its controls."""
+
+    def __init__(
+        self, order: Order, student: Student, settings: TeachSettings, materials: Mapping[str, Material], say: Say
+    ) -> None:
+        self.order, self.student, self.settings, self.say = order, student, settings, say
+        self.materials = dict(materials)
+        self._trainings: dict[str, list[Mapping[str, Any]]] = {name: [] for name in materials}
+        self._met: set[str] = set()
+
+    def distill(self) -> list[Taught]:
+        """All phases in order, then a measurement of everything."""
+        if self.order.fresh:
+            self._forget()
+        with training_threads(self.student.model):
+            for together, phases in groupby(self.settings.phases, key=lambda phase: phase.together):
+                settings = replace(self.settings, phases=tuple(phase for phase in phases if phase.steps))
+                if not settings.phases:
+                    continue
+                if together and self.order.adapter is None:
+                    self._teach_together(settings)
+                elif not together:
+                    for name in self.materials:
+                        if name not in self._met:
+                            self._teach(name, settings)
+            return [self._measure(name) for name in self.materials]
+
+    def _teach_together(self, settings: TeachSettings) -> None:
+        from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation
+        from nexus_core.distill.objective import DistillObjective
+
+        settings = replace(settings, accumulate=settings.accumulate * len(self.materials))
+        of = self.materials.items()
+        outcome = self._train(
+            JOINT,
+            settings,
+            together=tuple(self.materials),
+            batches=JointBatches({name: self._batches(m.rows, settings.data) for name, m in of}),
+            objective=JointObjective({name: DistillObjective(settings, m.spaces, m.heads) for name, m in of}),
+            held=[replace(batch, capability=name) for name, m in of for batch in self._held(m)],
+            validation=JointValidation({name: self._validation(m) for name, m in of}),
+        )
+        parts = (outcome["measured"] or {}).get("parts", {})
+        self._met = {name for name, measured in parts.items() if measured["met"]}
+        for name in self.materials:
+            self._trainings[name].append(outcome)
+
+    def _teach(self, name: str, settings: TeachSettings) -> None:
+        from nexus_core.distill.objective import DistillObjective
+
+        material = self.materials[name]
+        outcome = self._train(
+            name,
+            settings,
+            batches=self._batches(material.rows, settings.data),
+            objective=DistillObjective(settings, material.spaces, material.heads),
+            held=self._held(material),
+            spaces=material.spaces,
+            validation=self._validation(material),
+            allow_isolated=True,
+        )
+        self._trainings[name].append(outcome)
+
+    def _train(self, name: str, settings: TeachSettings, **job: Any) -> Mapping[str, Any]:
+        from nexus_core.distill.job import Job
+        from nexus_core.distill.trainer import train
+
+        return asdict(
+            train(
+                Job(
+                    student=self.student.model,
+                    capability=name,
+                    settings=settings,
+                    checkpoints=self._checkpoints(name),
+                    journal=self.order.run / WORK / name,
+                    identity=self._identity(name),
+                    device=self.order.device,
+                    workers=workers(self.order.workers, self.student.model, settings.accumulate),
+                    say=self.say,
+                    **job,
+                )
+            )
+        )
+
+    def _measure(self, name: str) -> Taught:
+        """On all answers: a later training may have moved the backbone under an earlier adapter."""
+        validation = self._validation(self.materials[name])
+        self.student.model.eval()
+        measured = validation.measure(self.settings.retention, full=True)
+        reached = validation.reached(measured.score)
+        return Taught(name, {**asdict(measured), "reached": reached}, tuple(self._trainings[name]))
+
+    def _batches(self, rows: Sequence[Any], data: DataSettings) -> Any:
+        from nexus_core.distill.batches import Batches
+
+        size = {"batch_tokens": data.batch_tokens} if data.batch_tokens else {"batch_size": data.batch_size}
+        return Batches(rows, seed=self.order.seed, pad_id=int(self.student.tokenizer.pad_token_id or 0), **size)
+
+    def _held(self, material: Material) -> list[Any]:
+        from nexus_core.distill.batches import collate
+
+        pad = int(self.student.tokenizer.pad_token_id or 0)
+        rows = sorted(material.held, key=len)
+        return [collate(rows[i : i + 32], pad) for i in range(0, len(rows), 32)]
+
+    def _validation(self, material: Material) -> Any:
+        from nexus_core.distill.retention import Validation
+        from nexus_core.student.answer import StudentAnswerer
+
+        answerer = StudentAnswerer(self.student.model, self.student.tokenizer, material.capability, allow_isolated=True)
+        return Validation(material.metric, material.contract, material.teacher, answerer)
+
+    def _identity(self, name: str) -> str:
+        """What decides the outcome beside the settings. The weights under one adapter are those of the backbone."""
+        chosen = self.materials if name == JOINT else {name: self.materials[name]}
+        material = {capability: m.digest for capability, m in chosen.items()}
+        backbone = "" if name == JOINT else weights_digest(self.student.model.backbone_state())
+        return json.dumps([asdict(self.student.arch), material, self.order.seed, backbone], sort_keys=True)
+
+    def _checkpoints(self, name: str) -> Path:
+        return self.order.run / CHECKPOINTS / (name if name == JOINT else f"adapters/{name}")
+
+    def _forget(self) -> None:
+        names = [JOINT, *self.materials] if self.order.adapter is None else [self.order.adapter]
+        for name in names:
+            shutil.rmtree(self._checkpoints(name), ignore_errors=True)
+            for path in journal_files(self.order.run / WORK / name):
+                path.unlink()
+
+
+def new_student(arch: StudentArch, registry: Registry, tokenizer: Path | None, device: str) -> Student:
+    """The planned student before any training."""
+    from transformers import AutoTokenizer
+
+    from nexus_core.architect.backbone import locate_backbone
+    from nexus_core.hf.quiet import quiet
+    from nexus_core.student.model import NexusForCausalLM
+
+    source = None if arch.backbone_source == "random" else locate_backbone(registry, arch.backbone_source)[0]
+    place = tokenizer or source
+    if place is None:
+        raise UsageError(
+            "a backbone with random weights has no tokenizer", "name the directory of one: --tokenizer PATH"
+        )
+    with quiet():
+        words = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    model = NexusForCausalLM.from_backbone(source, arch).to(device)
+    if device == "cpu":
+        # Under bf16 autocast on a CPU eager attention takes two thirds of the fused kernel's time (docs/log.md).
+        model.set_attn_implementation("eager")
+    return Student(model, words, arch)
+
+
+def gather(gatherer: Gatherer, student: Student, capabilities: Sequence[str]) -> dict[str, Material]:
+    """The material of these capabilities."""
+    words: Vocabulary = read_vocabulary(student.tokenizer)
+    return {name: gatherer.gather(student.arch, name, words) for name in capabilities}
+
+
+def workers(asked: int, model: Any, batches: int) -> int:
+    """Threads that share the batches of a step: as many as asked for; of a small model, one for each core."""
+    if asked:
+        return min(asked, batches)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return min(os.cpu_count() or 1, batches) if size < SMALL else 1
+
+
+def training_threads(model: Any) -> Any:
+    """One thread inside each operation of a small model: its batches are what is shared."""
+    from nexus_core.hf.threads import fitted_threads
+
+    return fitted_threads(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def weights_digest(state: Mapping[str, Any]) -> str:
+    """Of all bytes, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def journal_files(folder: Path) -> Iterator[Path]:
+    """What a training writes to read; the rows beside it are another step's."""
+    for pattern in ("steps.jsonl", "summary.json", "events.out.tfevents.*"):
+        yield from folder.glob(pattern)

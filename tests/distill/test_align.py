@@ -106,7 +106,7 @@ def some_answers(seed, words):
 WORDS = ["the", "answer", "then", "they", "there", "other", "naïve", "café", "minus", "number", "numb", "an", "and"]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_token_is_given_more_than_the_teacher_means(vocabularies, world, seed):
     """For every pair of vocabularies, against all answers that the teacher may give, cut by the student's tokenizer."""
     checked, left = 0, []

@@ -96,6 +96,7 @@ def test_whole_numbers_are_learnt_from_split_ones_as_from_whole_ones(score):
     assert other > alone + 0.2  # the draws alone mislead: what the others know, they know from the teacher
 
 
+@pytest.mark.slow
 def test_digits_are_learnt_from_whole_numbers(score):
     """Inside a whole number there is no place for the teacher's distribution: the second digit is learnt from draws."""
     alone, same, other = score("split", "split", WITHOUT), score("split", "split", WITH), score("pairs", "split", WITH)

@@ -29,16 +29,12 @@ class CrossAttention(nn.Module):
                 linear.weight.normal_(0.0, linear.in_features**-0.5, generator=generator)
 
     def attend(self, hidden: torch.Tensor, source: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`mask` (B, N) is true where the source is real. A row without any real source gets zeros."""
+        """`mask` (B, N) is true where the source is real. A row without any real source gets zeros, as torch has it."""
         q, k, v = (self._heads(p) for p in (self.q_proj(self.norm(hidden)), self.k_proj(source), self.v_proj(source)))
-        some = None
-        if mask is not None:
-            some = mask.bool().any(-1)[:, None, None]  # (B, 1, 1)
-            # A softmax over nothing is NaN, in the gradient too: such a row attends to all, and its result is dropped.
-            mask = (mask.bool()[:, None] | ~some)[:, None]  # (B, 1, 1, N)
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, T, e)
+        real = None if mask is None else mask.bool()[:, None, None]  # (B, 1, 1, N)
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=real)  # (B, H, T, e)
         result: torch.Tensor = self.o_proj(out.transpose(1, 2).flatten(2))  # (B, T, d)
-        return result if some is None else result.masked_fill(~some, 0.0)
+        return result
 
     def _heads(self, projected: torch.Tensor) -> torch.Tensor:
         return projected.view(*projected.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, H, T, e)

@@ -64,7 +64,12 @@ def test_a_training_step_changes_the_answers_of_the_same_answerer(make, ids):
     student = make(trained=True).train()
     student.choose("reasoning")
     answerer = StudentAnswerer(student, byte_tokenizer(), "reasoning")
+    modes = []
+    hook = student.model.register_forward_hook(lambda module, args, out: modes.append(module.training))
     before = answerer.generate(SAMPLES, OPTIONS)
+    hook.remove()
+    assert modes
+    assert not any(modes), "what answers is not in training, chosen already or not"
     student(ids, labels=ids).loss.backward()
     torch.optim.AdamW(student.adapters["reasoning"].parameters(), 0.5).step()
     after = answerer.generate(SAMPLES, OPTIONS)

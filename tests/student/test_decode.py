@@ -30,9 +30,9 @@ def reference(student, batch, ends, room=ROOM):
     return [row[: 1 + next((i for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
 
 
-@pytest.mark.parametrize("rows", [1, 5, 16])
+@pytest.mark.parametrize("rows", [1, 9])
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("capability", [None, "reasoning", "code"])
+@pytest.mark.parametrize("capability", [None, "reasoning"])
 def test_the_tokens_are_those_of_generate(make, rows, padded, capability):
     student = make(trained=True)
     batch = batch_of(rows, padded)

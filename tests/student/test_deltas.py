@@ -161,6 +161,17 @@ def test_the_student_folds_at_inference_only(make, ids, monkeypatch):
     torch.testing.assert_close(quick, whole, atol=1e-5, rtol=1e-5)
 
 
+def test_what_was_written_past_autograd_is_seen_after_a_change_of_mode(make, ids):
+    student = make(trained=True)
+    student.choose("reasoning")
+    with torch.no_grad():
+        student(ids)
+        student.adapters["reasoning"].sites["1"].up.weight.data *= -1
+        torch.testing.assert_close(
+            student.train().eval()(ids).logits, student.train()(ids).logits, atol=1e-5, rtol=1e-5
+        )
+
+
 def test_a_step_of_training_between_two_answers_is_seen(make, ids):
     """What was folded and merged for the first answer must not answer the second time."""
     student = make(trained=True)

@@ -31,7 +31,7 @@ from nexus_core.distill.job import Job
 from nexus_core.distill.journal import Journal
 from nexus_core.distill.objective import DistillObjective, Moment, autocast
 from nexus_core.distill.optim import build_optimizer, select_trained
-from nexus_core.distill.settings import TeachSettings, read_teaching
+from nexus_core.distill.settings import PhaseSettings, TeachSettings, read_teaching
 from nexus_core.distill.spaces import AnchorSpace
 from nexus_core.distill.targets import AnchorTarget, SparseTargets, TrainingRow
 from nexus_core.distill.trainer import train
@@ -159,8 +159,8 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     args = parser.parse_args()
     tiny = read_teaching("tiny")
-    phase = replace(tiny.phases[0], steps=args.steps)
-    settings = replace(tiny, phases=(phase,), precision=args.precision)
+    phase = PhaseSettings("adapters", False, args.steps, 1e-3, 0.0, 0, 0, 1.0)
+    settings = replace(tiny, phases=(phase,), precision=args.precision, accumulate=1)
     rows = new_rows(args.rows * 16)
     source = Batches(rows, seed=42, batch_size=args.rows)
     batches = [source.at(position) for position in range(args.steps)]

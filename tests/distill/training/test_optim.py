@@ -9,11 +9,11 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 
 from nexus_core.distill.optim import bits, build_optimizer, gradient_norm, rate_share, select_trained, set_rate
-from nexus_core.distill.settings import read_teaching
+from nexus_core.distill.settings import PhaseSettings, read_teaching
 from nexus_core.errors import UsageError
 
 TINY = read_teaching("tiny")
-PHASE = replace(TINY.phases[0], steps=100, warm_up=10, adapter_rate=1e-3)
+PHASE = PhaseSettings("adapters", False, 100, 1e-3, 0.0, 0, 10, 1.0)
 JOINT = replace(PHASE, backbone_rate=1e-5, backbone_blocks=1)
 
 

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from nexus_core.distill.batches import Batches, collate
 from nexus_core.distill.job import Job
 from nexus_core.distill.objective import DistillObjective
-from nexus_core.distill.settings import read_teaching
+from nexus_core.distill.settings import PhaseSettings, read_teaching
 from nexus_core.distill.spaces import AnchorSpace
 from nexus_core.distill.targets import AnchorTarget, SparseTargets, TrainingRow
 from nexus_core.distill.trainer import train
@@ -84,12 +84,15 @@ def new_rows(n, seed):
 
 def settings(steps=60, **recovery):
     tiny = read_teaching("tiny")
-    phase = replace(tiny.phases[0], steps=steps, adapter_rate=4e-2, warm_up=5)
+    phase = PhaseSettings("adapters", False, steps, 4e-2, 0.0, 0, 5, 1.0)
     return replace(
         tiny,
         precision="fp32",
+        accumulate=1,
         phases=(phase,),
-        loss=replace(tiny.loss, alpha_hidden=1.0, alpha_floor=0.2),
+        loss=replace(
+            tiny.loss, alpha_hidden=1.0, alpha_floor=0.2, anchor_scale=1.0, beta_attention=0.0, beta_floor=0.0
+        ),
         recovery=replace(tiny.recovery, **{"settle": 5, "heal_after": 5, "check_every": 0, **recovery}),
         retention=replace(tiny.retention, first=0.4, every=20, screen=16, full=32),
         journal=replace(tiny.journal, checkpoint_every=10),

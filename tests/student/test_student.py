@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from nexus_core.errors import DataError, UsageError
+from nexus_core.student import NexusConfig, NexusForCausalLM
 from nexus_core.student.arch import AdapterArch, Site
 
 CAPABILITIES = ["reasoning", "code"]
+SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 def say(student, ids, capability=None, **more):
@@ -212,3 +214,13 @@ def test_adapters_are_built_through_the_towers_hook(make, ids):
     adapter = student.add_adapter(AdapterArch("tools", "text", "t", (Site(1, 3, "x"),), 0, ()))
     assert adapter.sites["1"].coordinates(torch.zeros(1, 1, 32)).shape == (1, 1, 3)
     assert torch.equal(say(student, ids, "tools"), say(student, ids))
+
+
+def test_what_one_built_a_config_from_stays_as_it_was(make, build):
+    student = make()
+    given = dict(student.config.adapters)
+    config = NexusConfig(**{name: getattr(student.config, name) for name in SHAPE}, adapters=given)
+    other = NexusForCausalLM(config, build)
+    other.add_adapter(AdapterArch("tools", "text", "t", (Site(1, 3, "x"),), 0, ()), build)
+    assert list(given) == list(student.config.adapters) == ["reasoning", "code", "secret"]
+    assert list(other.config.adapters) == ["reasoning", "code", "secret", "tools"]

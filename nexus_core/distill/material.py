@@ -25,14 +25,15 @@ from nexus_core.profiling.plan import PlanSettings, plan_capability
 from nexus_core.registry import Registry
 from nexus_core.registry.paths import resolve_path
 from nexus_core.student.arch import AdapterArch, StudentArch
-from nexus_core.types import CapabilityMetric, Contract, SampleRequest, Split
+from nexus_core.types import CapabilityMetric, Contract, Sample, SampleRequest, Split
 
 PROFILES, SIGNALS, WORK = "niwt_stage2_output", "signals", "distill"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """Of one capability. `held` are rows that training never sees; `teacher` is its score on the profile split."""
+    """Of one capability. `held` are rows that training never sees; `teacher` is its score on the profile split; `lengths`
+    are what batches are planned by, where that is not the rows' own."""
 
     arch: AdapterArch
     contract: Contract
@@ -42,6 +43,7 @@ class Material:
     heads: HeadMap
     rows: Sequence[TrainingRow]
     held: Sequence[TrainingRow]
+    lengths: tuple[int, ...] | None = None
 
     @property
     def capability(self) -> str:
@@ -89,19 +91,25 @@ class Gatherer:
         )
 
     def without_teacher(self, material: Material, arch: StudentArch, student: Vocabulary, seed: int) -> Material:
-        """The same prompts with their reference answers: the control that knows no teacher."""
-        metric, wanted = material.metric, {row.digest: row for row in material.rows}
+        """The same prompts in the same order with their reference answers: the control that knows no teacher."""
+        metric, wanted = material.metric, {row.digest for row in material.rows}
         room = Room(int(arch.backbone["max_position_embeddings"]), metric.options.max_new_tokens)
-        request = SampleRequest(Split.TRAIN, len(material.rows) + len(material.held), seed)
-        drawn = itertools.islice(metric.samples(request), request.n)
-        samples = [sample for sample in drawn if sample.digest in wanted]
-        if len(samples) < len(wanted):
+        # Signals without an answer token became no rows, so the prompts may be of a few more samples than there are rows.
+        most = 2 * (len(material.rows) + len(material.held))
+        found: dict[str, Sample] = {}
+        for sample in itertools.islice(metric.samples(SampleRequest(Split.TRAIN, most, seed)), most):
+            if sample.digest in wanted:
+                found[sample.digest] = sample
+            if len(found) == len(wanted):
+                break
+        if len(found) < len(wanted):
             raise DataError(
-                f"{material.capability}: {len(wanted) - len(samples)} prompts of the signals are not in the train split "
+                f"{material.capability}: {len(wanted) - len(found)} prompts of the signals are not in the train split "
                 f"of seed {seed}",
                 "collect the signals with the seed that the study uses",
             )
-        return replace(material, rows=gold_rows(student, samples, room), spaces=(), heads={})
+        rows = gold_rows(student, [found[row.digest] for row in material.rows], room)
+        return replace(material, rows=rows, spaces=(), heads={}, lengths=tuple(len(row) for row in material.rows))
 
     def _vocabulary(self, teacher: str) -> Vocabulary:
         presence = resolve_path(self.registry.teacher(teacher))

@@ -138,7 +138,7 @@ class Progress:
 def evaluation_due(step: int, ceiling: int, settings: RetentionSettings) -> bool:
     """Whether the student is evaluated after `step` steps: every so many, from the share `first` of the ceiling on."""
     start = max(round(settings.first * ceiling), 1)
-    return step >= start and (step - start) % settings.every == 0
+    return settings.every > 0 and step >= start and (step - start) % settings.every == 0
 
 
 class _Remembering:

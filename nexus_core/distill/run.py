@@ -61,11 +61,18 @@ class Distiller:
     ) -> None:
         self.order, self.student, self.settings, self.say = order, student, settings, say
         self.materials = dict(materials)
+        self.outcomes: list[Mapping[str, Any]] = []  # of all trainings so far
         self._trainings: dict[str, list[Mapping[str, Any]]] = {name: [] for name in materials}
         self._met: set[str] = set()
 
     def distill(self) -> list[Taught]:
         """All phases in order, then a measurement of everything."""
+        self.teach()
+        with training_threads(self.student.model):
+            return [self._measure(name) for name in self.materials]
+
+    def teach(self) -> None:
+        """All phases in order. What was taught is in the student, and `outcomes` has how it went."""
         if self.order.fresh:
             self._forget()
         with training_threads(self.student.model):
@@ -79,7 +86,6 @@ class Distiller:
                     for name in self.materials:
                         if name not in self._met:
                             self._teach(name, settings)
-            return [self._measure(name) for name in self.materials]
 
     def _teach_together(self, settings: TeachSettings) -> None:
         from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation
@@ -91,10 +97,10 @@ class Distiller:
             JOINT,
             settings,
             together=tuple(self.materials),
-            batches=JointBatches({name: self._batches(m.rows, settings.data) for name, m in of}),
+            batches=JointBatches({name: self._batches(m, settings.data) for name, m in of}),
             objective=JointObjective({name: DistillObjective(settings, m.spaces, m.heads) for name, m in of}),
             held=[replace(batch, capability=name) for name, m in of for batch in self._held(m)],
-            validation=JointValidation({name: self._validation(m) for name, m in of}),
+            validation=JointValidation({name: self._validation(m) for name, m in of}) if self._watched else None,
         )
         parts = (outcome["measured"] or {}).get("parts", {})
         self._met = {name for name, measured in parts.items() if measured["met"]}
@@ -108,11 +114,11 @@ class Distiller:
         outcome = self._train(
             name,
             settings,
-            batches=self._batches(material.rows, settings.data),
+            batches=self._batches(material, settings.data),
             objective=DistillObjective(settings, material.spaces, material.heads),
             held=self._held(material),
             spaces=material.spaces,
-            validation=self._validation(material),
+            validation=self._validation(material) if self._watched else None,
             allow_isolated=True,
         )
         self._trainings[name].append(outcome)
@@ -121,7 +127,7 @@ class Distiller:
         from nexus_core.distill.job import Job
         from nexus_core.distill.trainer import train
 
-        return asdict(
+        outcome = asdict(
             train(
                 Job(
                     student=self.student.model,
@@ -137,6 +143,13 @@ class Distiller:
                 )
             )
         )
+        self.outcomes.append(outcome)
+        return outcome
+
+    @property
+    def _watched(self) -> bool:
+        """Whether evaluations may end a training and choose among its weights."""
+        return bool(self.settings.retention.every)
 
     def _measure(self, name: str) -> Taught:
         """On all answers: a later training may have moved the backbone under an earlier adapter."""
@@ -146,11 +159,12 @@ class Distiller:
         reached = validation.reached(measured.score)
         return Taught(name, {**asdict(measured), "reached": reached}, tuple(self._trainings[name]))
 
-    def _batches(self, rows: Sequence[Any], data: DataSettings) -> Any:
+    def _batches(self, material: Material, data: DataSettings) -> Any:
         from nexus_core.distill.batches import Batches
 
         size = {"batch_tokens": data.batch_tokens} if data.batch_tokens else {"batch_size": data.batch_size}
-        return Batches(rows, seed=self.order.seed, pad_id=int(self.student.tokenizer.pad_token_id or 0), **size)
+        pad = int(self.student.tokenizer.pad_token_id or 0)
+        return Batches(material.rows, seed=self.order.seed, pad_id=pad, lengths=material.lengths, **size)
 
     def _held(self, material: Material) -> list[Any]:
         from nexus_core.distill.batches import collate

@@ -103,7 +103,8 @@ class RecoverySettings:
 
 @dataclass(frozen=True, slots=True)
 class RetentionSettings:
-    """When the student is evaluated (from the share `first` of the ceiling on), on how much, and what ends training."""
+    """When the student is evaluated (from the share `first` of the ceiling on; `every` 0: never), on how much, and what
+    ends training."""
 
     first: float
     every: int
@@ -185,7 +186,7 @@ def _ranges(settings: TeachSettings, where: str) -> None:
         "recovery.cut_rate": 0 < recovery.cut_rate <= 1,
         "recovery.most_rollbacks": recovery.most_rollbacks >= 0,
         "retention.first": 0 <= retention.first <= 1,
-        "retention.every": retention.every >= 1,
+        "retention.every": retention.every >= 0,
         "retention.screen": 1 <= retention.screen <= retention.full,
         "retention.patience": retention.patience >= 1,
         "journal.checkpoint_every": settings.journal.checkpoint_every >= 1,

@@ -131,3 +131,14 @@ def test_to_moves_every_tensor(rows):
     moved = collate(rows[:3]).to("meta")
     assert moved.input_ids.is_meta and moved.anchors[1][0].is_meta and moved.kl_has.is_meta
     assert moved.indices == (0, 1, 2)
+
+
+def test_other_answers_are_met_in_the_same_order(rows):
+    shorter = [row(i, len(r.prompt_ids), 1) for i, r in enumerate(rows)]
+    lengths = [len(r) for r in rows]
+    own, others = Batches(rows, seed=1, batch_tokens=90), Batches(shorter, seed=1, batch_tokens=90, lengths=lengths)
+    assert [own.indices(i) for i in range(60)] == [others.indices(i) for i in range(60)]
+    without = Batches(shorter, seed=1, batch_tokens=90)
+    assert [own.indices(i) for i in range(60)] != [without.indices(i) for i in range(60)]
+    with pytest.raises(UsageError, match="2 lengths for 203 rows"):
+        Batches(rows, seed=1, batch_size=4, lengths=[1, 2])

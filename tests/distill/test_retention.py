@@ -73,6 +73,7 @@ def test_the_schedule_starts_late_and_is_a_function_of_the_step():
     settings = replace(SETTINGS, first=0.4, every=20)
     assert [step for step in range(101) if evaluation_due(step, 100, settings)] == [40, 60, 80, 100]
     assert not evaluation_due(0, 100, replace(settings, first=0.0))
+    assert not any(evaluation_due(step, 100, replace(settings, every=0)) for step in range(101))
 
 
 def test_a_hopeless_student_is_asked_little():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -32,8 +32,12 @@ class Crew:
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def gradients(self, work: Work, count: int) -> list[Terms]:
-        """`work(student, i)` for each i below `count`; the sum of the gradients of their totals is left in `.grad`."""
-        found: dict[int, tuple[Terms, Gradients]] = {}
+        """`work(student, i)` for each i below `count`; the sum of the gradients of their totals is left in `.grad`.
+
+        What a worker raises is raised here, when all of them have stopped.
+        """
+        terms: list[Terms] = []
+        waiting: dict[int, tuple[Terms, Gradients]] = {}
         turns, lock = iter(range(count)), threading.Lock()
 
         def serve(student: nn.Module) -> None:
@@ -42,16 +46,26 @@ class Crew:
                     i = next(turns, None)
                 if i is None:
                     return
-                found[i] = self._one(work(student, i))
+                found = self._one(work(student, i))
+                with lock:
+                    waiting[i] = found
+                    while len(terms) in waiting:  # what has been added is not held any longer
+                        done, gradients = waiting.pop(len(terms))
+                        self._add(gradients)
+                        terms.append(done)
 
         if self._pool is None:
             serve(self._students[0])
-        else:
-            for served in [self._pool.submit(serve, student) for student in self._students]:
-                served.result()
-        for i in range(count):
-            self._add(found[i][1])
-        return [found[i][0] for i in range(count)]
+            return terms
+        served = [self._pool.submit(serve, student) for student in self._students]
+        wait(served, return_when=FIRST_EXCEPTION)
+        with lock:
+            for _ in turns:  # after an exception nobody begins another batch
+                pass
+        wait(served)
+        for future in served:
+            future.result()
+        return terms
 
     def close(self) -> None:
         """End the threads."""
@@ -66,7 +80,8 @@ class Crew:
             if gradient is None:
                 continue
             if parameter.grad is None:
-                parameter.grad = gradient
+                # Memory of its own, in the parameter's layout: autograd may hand out one tensor for two parameters.
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
             else:
                 parameter.grad.add_(gradient)
 

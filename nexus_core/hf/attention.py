@@ -22,6 +22,9 @@ def eager_attention(model: Any) -> Iterator[None]:
         return
     parts = {name: getattr(config, name, None) for name in getattr(config, "sub_configs", {})}
     own = {name: part._attn_implementation for name, part in parts.items() if part is not None}
+    if {before, *own.values()} == {"eager"}:
+        yield  # nothing to switch: a training asks for this at every batch, on several threads
+        return
     with quiet():
         setter("eager")
     try:

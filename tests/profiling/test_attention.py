@@ -245,3 +245,10 @@ def test_important_heads_are_proven_costliest_first_and_few(profile):
     assert important_heads(measured, Thresholds(0.02, 0.005), 2) == {"b1": (1, 0)}
     assert important_heads(replace(profile, heads=()), Thresholds(0.02, 0.005), 4) == {}
     assert math.isclose(measured.heads[1].low, 0.4)
+
+
+def test_heads_that_stand_in_for_each_other_count_where_their_block_does(profile):
+    heads = tuple(HeadResult("b1", i, drop, -0.04, 0.1) for i, drop in enumerate((0.01, 0.03, 0.0)))
+    measured = replace(profile, heads=heads, pilot={"b1": 0.9})
+    assert important_heads(measured, Thresholds(0.02, 0.005), 2) == {"b1": (1, 0)}
+    assert important_heads(replace(measured, pilot={"b1": 0.01}), Thresholds(0.02, 0.005), 2) == {}

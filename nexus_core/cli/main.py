@@ -23,6 +23,7 @@ COMMANDS = {
     "plugins": ("nexus_core.cli.plugins:command", "List, create and check plugins."),
     "profile": ("nexus_core.cli.profile:command", "Find, prove and store what carries a capability in a teacher."),
     "registry": ("nexus_core.cli.registry:command", "List, check and extend the registry of teachers and contracts."),
+    "study": ("nexus_core.cli.study:command", "Teach the student in several ways at one budget, and compare."),
     "completion": ("nexus_core.cli.completion:command", "Print the completion script of your shell."),
 }
 

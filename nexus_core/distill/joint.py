@@ -26,16 +26,17 @@ class JointBatches:
 
 
 class JointObjective:
-    """Each batch by the objective of its capability, with that adapter chosen. The loss is a mean over capabilities."""
+    """Each batch by the objective of its capability, with that adapter chosen. A step has `batches` of them, as many of each
+    capability; its loss is the mean over them."""
 
-    def __init__(self, objectives: Mapping[str, Objective]) -> None:
-        self._objectives = dict(objectives)
+    def __init__(self, objectives: Mapping[str, Objective], batches: int) -> None:
+        self._objectives, self._batches = dict(objectives), batches
 
     def __call__(self, student: Any, batch: Batch, moment: Moment) -> Terms:
         count = len(self._objectives)
         with student.using(batch.capability, allow_isolated=True):
             terms = self._objectives[batch.capability](
-                student, batch, replace(moment, positions=batch.positions * count)
+                student, batch, replace(moment, positions=batch.positions * self._batches)
             )
         own = {f"{name}/{batch.capability}": count * value for name, value in terms.parts.items() if name == "nll"}
         return replace(terms, parts={**terms.parts, **own})
@@ -55,12 +56,14 @@ class JointValidation:
         found = {name: validation.measure(settings, full) for name, validation in self._validations.items()}
         reached = {name: validation.reached(found[name].score) for name, validation in self._validations.items()}
         worst = min(reached, key=lambda name: reached[name])
+        low, high = sorted(self._validations[worst].reached(end) for end in (found[worst].low, found[worst].high))
         return replace(
             found[worst],
             score=reached[worst],
             teacher=self.teacher,
             goal=self.goal,
-            retention=min(measured.retention for measured in found.values()),
+            low=low,
+            high=high,
             n=sum(measured.n for measured in found.values()),
             full=all(measured.full for measured in found.values()),
             met=all(measured.met for measured in found.values()),

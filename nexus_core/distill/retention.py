@@ -72,10 +72,8 @@ class Validation:
         return self.gain(one) > self.gain(two)
 
     def reached(self, score: float) -> float:
-        """What share of its goal a score is; where lower is better, what share of the score the goal is."""
-        if self._sign > 0:
-            return score / self.goal
-        return self.goal / score if score > 0 else float("inf")
+        """How much of its goal a score is: 1 at the goal, more is better, also where lower scores are."""
+        return 1.0 + self._sign * (score - self.goal) / (abs(self.goal) or 1.0)
 
     def gain(self, score: float) -> float:
         """The score with a sign that makes larger better."""

@@ -98,7 +98,9 @@ class Distiller:
             settings,
             together=tuple(self.materials),
             batches=JointBatches({name: self._batches(m, settings.data) for name, m in of}),
-            objective=JointObjective({name: DistillObjective(settings, m.spaces, m.heads) for name, m in of}),
+            objective=JointObjective(
+                {name: DistillObjective(settings, m.spaces, m.heads) for name, m in of}, settings.accumulate
+            ),
             held=[replace(batch, capability=name) for name, m in of for batch in self._held(m)],
             validation=JointValidation({name: self._validation(m) for name, m in of}) if self._watched else None,
         )
@@ -228,11 +230,12 @@ def gather(gatherer: Gatherer, student: Student, capabilities: Sequence[str]) ->
 
 
 def workers(asked: int, model: Any, batches: int) -> int:
-    """Threads that share the batches of a step: as many as asked for; of a small model, one for each core."""
+    """Threads that share the batches of a step: as many as asked for; of a small model on a CPU, one for each core."""
     if asked:
         return min(asked, batches)
     size = sum(parameter.numel() for parameter in model.parameters())
-    return min(os.cpu_count() or 1, batches) if size < SMALL else 1
+    shared = size < SMALL and next(model.parameters()).device.type == "cpu"
+    return min(os.cpu_count() or 1, batches) if shared else 1
 
 
 def training_threads(model: Any) -> Any:

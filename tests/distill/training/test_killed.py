@@ -21,9 +21,11 @@ def numbers(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_killed_at_random_moments_it_ends_bit_equal(tmp_path, seed):
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "6", str(seed)]
+@pytest.mark.parametrize(
+    ("kind", "seed", "troubles"), [*(("alone", seed, [17, 33]) for seed in (1, 2, 3)), ("joint", 4, [])]
+)
+def test_killed_at_random_moments_it_ends_bit_equal(tmp_path, kind, seed, troubles):
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "6", str(seed), kind]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) >= 3, "most kills found the training alive"
@@ -32,7 +34,7 @@ def test_killed_at_random_moments_it_ends_bit_equal(tmp_path, seed):
     assert weights.keys() == others.keys()
     assert all(others[name].equal(tensor) for name, tensor in weights.items())
     assert numbers(killed) == numbers(whole)
-    assert [position for position, _ in numbers(whole)[1]] == [17, 33]
+    assert [position for position, _ in numbers(whole)[1]] == troubles
     one, two = (json.loads((folder / "outcome.json").read_text()) for folder in (whole, killed))
     for key in ("reason", "steps", "lost", "positions", "tokens", "rollbacks"):
         assert one[key] == two[key]

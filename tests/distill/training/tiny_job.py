@@ -1,6 +1,7 @@
 """A training of seconds: a one-block student learns to map letters by a table, held to made-up teacher coordinates.
 
-As a script, `tiny_job.py FOLDER KILLS SEED`, it trains once undisturbed and once killed so many times.
+As a script, `tiny_job.py FOLDER KILLS SEED KIND`, it trains once undisturbed and once killed so many times; KIND is alone,
+or joint: two adapters and the backbone together.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from nexus_core.distill.batches import Batches, collate
 from nexus_core.distill.job import Job
+from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation
 from nexus_core.distill.objective import DistillObjective
+from nexus_core.distill.retention import Validation
 from nexus_core.distill.settings import PhaseSettings, read_teaching
 from nexus_core.distill.spaces import AnchorSpace
 from nexus_core.distill.targets import AnchorTarget, SparseTargets, TrainingRow
@@ -67,19 +70,19 @@ def new_student(capabilities=("letters", "other")):
     return NexusForCausalLM.from_backbone(LlamaForCausalLM(LlamaConfig(**backbone)), arch, build)
 
 
-def new_row(rng):
+def new_row(rng, table=TABLE):
     """A letter, a mark that may be repeated, and what the table makes of the letter."""
     letter = rng.integers(0, LETTERS)
-    answer = np.array([TABLE[letter], END], np.int32)
+    answer = np.array([table[letter], END], np.int32)
     kl = SparseTargets.none(len(answer))
     anchor = AnchorTarget(COORDINATES[answer], np.ones(len(answer), np.bool_))
     prompt = np.array([letter, *[18] * rng.integers(1, 3)], np.int32)
     return TrainingRow(str(rng.integers(1 << 40)), prompt, answer, kl, kl.entropy(), {BLOCK: anchor})
 
 
-def new_rows(n, seed):
+def new_rows(n, seed, table=TABLE):
     rng = np.random.default_rng(seed)
-    return [new_row(rng) for _ in range(n)]
+    return [new_row(rng, table) for _ in range(n)]
 
 
 def settings(steps=60, **recovery):
@@ -114,10 +117,36 @@ def new_job(folder: Path, student=None, **fields) -> Job:
     return Job(**{**given, **fields})
 
 
-def held_out_loss(student) -> float:
+TABLES = {"letters": TABLE, "other": TABLE[::-1]}
+
+
+def joint_job(folder: Path, steps=30, rounds=1, **fields) -> Job:
+    """Two adapters and the backbone at once; a third adapter is the student's too, and nobody's business."""
+    joint = PhaseSettings("joint", True, steps, 1e-2, 5e-3, -1, 5, 1.0)
+    found = replace(settings(), phases=(joint,), accumulate=rounds * len(TABLES))
+    student = new_student((*TABLES, "third"))
+    validations = {
+        name: Validation(Letters(table), contract(), 1.0, Reader(student, name)) for name, table in TABLES.items()
+    }
+    given = {
+        "student": student,
+        "capability": "joint",
+        "together": tuple(TABLES),
+        "settings": found,
+        "batches": JointBatches(
+            {name: Batches(new_rows(128, 3, table), seed=42, batch_size=16) for name, table in TABLES.items()}
+        ),
+        "objective": JointObjective({name: DistillObjective(found, [SPACE]) for name in TABLES}, found.accumulate),
+        "held": [replace(collate(new_rows(16, 4, table)), capability=name) for name, table in TABLES.items()],
+        "validation": JointValidation(validations),
+    }
+    return new_job(folder, **{**given, **fields})
+
+
+def held_out_loss(student, capability="letters") -> float:
     """Cross-entropy on rows that no training sees."""
-    batch = collate(new_rows(128, 5))
-    with torch.no_grad(), student.using("letters"):
+    batch = collate(new_rows(128, 5, TABLES[capability]))
+    with torch.no_grad(), student.using(capability):
         logits = student(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[batch.answer]
     return float(torch.nn.functional.cross_entropy(logits, batch.labels))
 
@@ -127,11 +156,14 @@ class Letters(CapabilityMetric):
 
     name, metric, direction = "letters", "exact", Direction.HIGHER
 
+    def __init__(self, table=TABLE):
+        self.table = table
+
     def samples(self, request):
         assert request.split is Split.PROFILE
         for i in range(10**6 if request.n is None else request.n):
             letter, marks = i % LETTERS, 1 + i // LETTERS
-            yield Sample(str(i), f"{letter} {marks}", str(TABLE[letter]))
+            yield Sample(str(i), f"{letter} {marks}", str(self.table[letter]))
 
     def score(self, sample, output):
         return float(output == sample.target)
@@ -140,8 +172,8 @@ class Letters(CapabilityMetric):
 class Reader:
     """Answers with the student's most likely token. `asked` counts samples."""
 
-    def __init__(self, student):
-        self.student, self.asked = student, 0
+    def __init__(self, student, capability="letters"):
+        self.student, self.capability, self.asked = student, capability, 0
 
     def generate(self, samples, options):
         assert not self.student.training
@@ -150,7 +182,7 @@ class Reader:
         for sample in samples:
             letter, marks = map(int, sample.prompt.split())
             ids = torch.tensor([[letter, *[18] * min(marks, 2)]])
-            with self.student.using("letters"):
+            with self.student.using(self.capability):
                 answers.append(str(int(self.student(input_ids=ids).logits[0, -1].argmax())))
         return answers
 
@@ -184,32 +216,48 @@ class Slow:
         return self.batches.at(position)
 
 
-def run(folder: Path, pause: float = 0.0) -> None:
-    """The training that is killed: its outcome goes to outcome.json, its weights to weights.safetensors."""
+def alone(folder: Path) -> Job:
     job = new_job(folder, settings=settings(40, check_every=15))
-    outcome = train(replace(job, batches=Slow(Poisoned(job.batches, {17: float("nan"), 33: 1e4}), pause)))
+    return replace(job, batches=Poisoned(job.batches, {17: float("nan"), 33: 1e4}))
+
+
+def joint(folder: Path) -> Job:
+    return joint_job(folder, workers=2)
+
+
+KINDS = {"alone": alone, "joint": joint}
+
+
+def run(folder: Path, kind: str, pause: float = 0.0) -> None:
+    """The training that is killed: its outcome goes to outcome.json, its weights to weights.safetensors."""
+    job = KINDS[kind](folder)
+    outcome = train(replace(job, batches=Slow(job.batches, pause)))
     (folder / "outcome.json").write_text(json.dumps(asdict(outcome)))
     save_file(dict(job.student.state_dict()), folder / "weights.safetensors")
 
 
-def main(folder: str, kills: str, seed: str) -> None:
+def main(folder: str, kills: str, seed: str, kind: str) -> None:
     """Train once undisturbed, once with SIGKILL at random moments; prints how many kills found it alive.
 
-    Forked from one process, because starting Python and torch for each takes longer than the training.
+    Forked from one process, because starting Python and torch for each takes longer than the training. The undisturbed
+    training is in a process of its own too: what it leaves in memory (threads) would be gone in a fork of it.
     """
     random = np.random.default_rng(int(seed))
     undisturbed, killed = Path(folder) / "undisturbed", Path(folder) / "killed"
-    run(undisturbed)
-    alive = 0
-    while not (killed / "outcome.json").exists():
+    alive, first = 0, True
+    while first or not (killed / "outcome.json").exists():
         child = os.fork()
         if child == 0:
-            run(killed, pause=0.005)
+            run(undisturbed if first else killed, kind, pause=0.0 if first else 0.005)
             os._exit(0)
-        if alive < int(kills):
+        if not first and alive < int(kills):
             time.sleep(random.uniform(0.05, 0.45))
             os.kill(child, signal.SIGKILL)
-        alive += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        status = os.waitpid(child, 0)[1]
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+            sys.exit("the training failed")
+        alive += os.WIFSIGNALED(status)
+        first = False
     print(alive)
 
 

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from nexus_core.distill.targets import AnchorTarget, TrainingRow
 from nexus_core.errors import UsageError
 
+SHORTEST = 0.2  # share of the rows that a curriculum begins with
 POOL = 16  # batches whose rows are sorted together: lengths are alike in a batch, and the order is still a shuffle
 Held = tuple[torch.Tensor, torch.Tensor]
 
@@ -118,7 +119,8 @@ def _held(rows: Sequence[tuple[int, Mapping[int, AnchorTarget]]]) -> dict[int, H
 class Batches:
     """An endless sequence of batches. Each epoch is a shuffle in which rows of like length share a batch.
 
-    `lengths` stand for the rows' own where another set of rows must be met in exactly this order.
+    `lengths` stand for the rows' own where another set of rows must be met in exactly this order. With a `curriculum`
+    longer rows come in over the first so many batches: what is asked in few words, or answered in few steps, comes first.
 
     >>> batches = Batches(rows, batch_size=64, seed=42)
     >>> batches.at(1000)  # always the same batch, whatever was asked for before
@@ -133,6 +135,7 @@ class Batches:
         batch_tokens: int | None = None,
         pad_id: int = 0,
         lengths: Sequence[int] | None = None,
+        curriculum: int = 0,
     ) -> None:
         if not rows:
             raise UsageError("there are no rows to make batches of", "collect signals first: nexus profile")
@@ -143,6 +146,8 @@ class Batches:
         if len(self._lengths) != len(rows):
             raise UsageError(f"{len(self._lengths)} lengths for {len(rows)} rows", "give one for each row")
         self._seed, self._size, self._tokens, self._pad_id = seed, batch_size, batch_tokens, pad_id
+        self._curriculum = curriculum
+        self._by_length = np.argsort(self._lengths, kind="stable")
         self._first = [0]  # position of the first batch of each epoch that was planned so far
         self._plan: tuple[int, list[NDArray[np.intp]]] = (-1, [])
 
@@ -173,12 +178,19 @@ class Batches:
 
     def _epoch(self, epoch: int) -> list[NDArray[np.intp]]:
         if self._plan[0] != epoch:
-            self._plan = (epoch, self._planned(np.random.default_rng([self._seed, epoch])))
+            self._plan = (epoch, self._planned(np.random.default_rng([self._seed, epoch]), self._known(epoch)))
         return self._plan[1]
 
-    def _planned(self, generator: np.random.Generator) -> list[NDArray[np.intp]]:
-        order = generator.permutation(len(self._rows))
-        size = self._size or max(1, int((self._tokens or 0) / self._lengths.mean()))
+    def _known(self, epoch: int) -> NDArray[np.intp]:
+        """The rows of an epoch: all, or as many of the shortest as the curriculum has reached where the epoch starts."""
+        if self._first[epoch] >= self._curriculum:
+            return np.arange(len(self._rows))
+        reached = SHORTEST + (1 - SHORTEST) * self._first[epoch] / self._curriculum
+        return self._by_length[: max(1, round(reached * len(self._by_length)))]
+
+    def _planned(self, generator: np.random.Generator, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+        order = rows[generator.permutation(len(rows))]
+        size = self._size or max(1, int((self._tokens or 0) / self._lengths[rows].mean()))
         batches: list[NDArray[np.intp]] = []
         for pool in np.array_split(order, -(-len(order) // (size * POOL))):
             pool = pool[np.argsort(self._lengths[pool], kind="stable")]

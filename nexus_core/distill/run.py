@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus_core.distill.material import WORK, Gatherer, Material
-from nexus_core.distill.settings import DataSettings, TeachSettings
+from nexus_core.distill.settings import TeachSettings
 from nexus_core.distill.vocabulary import Vocabulary, read_vocabulary
 from nexus_core.errors import UsageError
 from nexus_core.registry import Registry
@@ -97,7 +97,7 @@ class Distiller:
             JOINT,
             settings,
             together=tuple(self.materials),
-            batches=JointBatches({name: self._batches(m, settings.data) for name, m in of}),
+            batches=JointBatches({name: self._batches(m, settings) for name, m in of}),
             objective=JointObjective(
                 {name: DistillObjective(settings, m.spaces, m.heads) for name, m in of}, settings.accumulate
             ),
@@ -116,7 +116,7 @@ class Distiller:
         outcome = self._train(
             name,
             settings,
-            batches=self._batches(material, settings.data),
+            batches=self._batches(material, settings),
             objective=DistillObjective(settings, material.spaces, material.heads),
             held=self._held(material),
             spaces=material.spaces,
@@ -161,12 +161,20 @@ class Distiller:
         reached = validation.reached(measured.score)
         return Taught(name, {**asdict(measured), "reached": reached}, tuple(self._trainings[name]))
 
-    def _batches(self, material: Material, data: DataSettings) -> Any:
+    def _batches(self, material: Material, settings: TeachSettings) -> Any:
         from nexus_core.distill.batches import Batches
 
+        data, each = settings.data, settings.steps * self.settings.accumulate
         size = {"batch_tokens": data.batch_tokens} if data.batch_tokens else {"batch_size": data.batch_size}
         pad = int(self.student.tokenizer.pad_token_id or 0)
-        return Batches(material.rows, seed=self.order.seed, pad_id=pad, lengths=material.lengths, **size)
+        return Batches(
+            material.rows,
+            seed=self.order.seed,
+            pad_id=pad,
+            lengths=material.lengths,
+            curriculum=round(data.curriculum * each),
+            **size,
+        )
 
     def _held(self, material: Material) -> list[Any]:
         from nexus_core.distill.batches import collate

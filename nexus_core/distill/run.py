@@ -15,7 +15,7 @@ from typing import Any
 from nexus_core.distill.material import WORK, Gatherer, Material
 from nexus_core.distill.settings import TeachSettings
 from nexus_core.distill.vocabulary import Vocabulary, read_vocabulary
-from nexus_core.errors import UsageError
+from nexus_core.errors import DataError, UsageError
 from nexus_core.registry import Registry
 from nexus_core.student.arch import StudentArch
 from nexus_core.student.files import Student
@@ -210,10 +210,8 @@ class Distiller:
 
 def new_student(arch: StudentArch, registry: Registry, tokenizer: Path | None, device: str) -> Student:
     """The planned student before any training."""
-    from transformers import AutoTokenizer
-
     from nexus_core.architect.backbone import locate_backbone
-    from nexus_core.hf.quiet import quiet
+    from nexus_core.hf.tokenizer import load_tokenizer
     from nexus_core.student.model import NexusForCausalLM
 
     source = None if arch.backbone_source == "random" else locate_backbone(registry, arch.backbone_source)[0]
@@ -222,8 +220,12 @@ def new_student(arch: StudentArch, registry: Registry, tokenizer: Path | None, d
         raise UsageError(
             "a backbone with random weights has no tokenizer", "name the directory of one: --tokenizer PATH"
         )
-    with quiet():
-        words = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    words = load_tokenizer(place)
+    if len(words) > arch.backbone["vocab_size"]:
+        raise DataError(
+            f"the tokenizer in {place} has {len(words)} tokens, and the backbone {arch.backbone['vocab_size']}",
+            "name one that the backbone has room for: --tokenizer PATH",
+        )
     model = NexusForCausalLM.from_backbone(source, arch).to(device)
     if device == "cpu":
         # Under bf16 autocast on a CPU eager attention takes two thirds of the fused kernel's time (docs/log.md).

@@ -100,19 +100,9 @@ def read_vocabulary(tokenizer: Any, ends: Sequence[int] = ()) -> Vocabulary:
 
 def load_vocabulary(path: Path) -> Vocabulary:
     """Of a checkpoint's directory, without its model. The generation config may name more tokens that end an answer."""
-    from transformers import AutoTokenizer
+    from nexus_core.hf.tokenizer import load_tokenizer
 
-    from nexus_core.hf.quiet import quiet
-
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
-        raise ModelError(
-            f"{path}: its tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
-            "the tokenizer files must be there even when the teacher's weights are not needed any more",
-        ) from error
-    return read_vocabulary(tokenizer, _ends(path / "generation_config.json"))
+    return read_vocabulary(load_tokenizer(path), _ends(path / "generation_config.json"))
 
 
 def _hash(content: Any) -> str:

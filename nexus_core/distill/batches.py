@@ -116,11 +116,17 @@ def _held(rows: Sequence[tuple[int, Mapping[int, AnchorTarget]]]) -> dict[int, H
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class RowOrder:
+    """`lengths` stand for the rows' own where another set of rows must be met in exactly this order. With a `curriculum`
+    longer rows come in over the first so many batches: what is asked in few words, or answered in few steps, comes first."""
+
+    lengths: tuple[int, ...] | None = None
+    curriculum: int = 0
+
+
 class Batches:
     """An endless sequence of batches. Each epoch is a shuffle in which rows of like length share a batch.
-
-    `lengths` stand for the rows' own where another set of rows must be met in exactly this order. With a `curriculum`
-    longer rows come in over the first so many batches: what is asked in few words, or answered in few steps, comes first.
 
     >>> batches = Batches(rows, batch_size=64, seed=42)
     >>> batches.at(1000)  # always the same batch, whatever was asked for before
@@ -134,19 +140,19 @@ class Batches:
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         pad_id: int = 0,
-        lengths: Sequence[int] | None = None,
-        curriculum: int = 0,
+        order: RowOrder | None = None,
     ) -> None:
         if not rows:
             raise UsageError("there are no rows to make batches of", "collect signals first: nexus profile")
         if (batch_size is None) == (batch_tokens is None) or (batch_size or batch_tokens or 0) < 1:
             raise UsageError("a batch has either a number of rows or a number of tokens", "give one of the two")
         self._rows = rows
-        self._lengths = np.array([len(row) for row in rows] if lengths is None else lengths)
+        order = order or RowOrder()
+        self._lengths = np.array(order.lengths or [len(row) for row in rows])
         if len(self._lengths) != len(rows):
             raise UsageError(f"{len(self._lengths)} lengths for {len(rows)} rows", "give one for each row")
         self._seed, self._size, self._tokens, self._pad_id = seed, batch_size, batch_tokens, pad_id
-        self._curriculum = curriculum
+        self._curriculum = order.curriculum
         self._by_length = np.argsort(self._lengths, kind="stable")
         self._first = [0]  # position of the first batch of each epoch that was planned so far
         self._plan: tuple[int, list[NDArray[np.intp]]] = (-1, [])

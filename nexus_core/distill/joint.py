@@ -38,7 +38,9 @@ class JointObjective:
             terms = self._objectives[batch.capability](
                 student, batch, replace(moment, positions=batch.positions * self._batches)
             )
-        own = {f"{name}/{batch.capability}": count * value for name, value in terms.parts.items() if name == "nll"}
+        # Shares of the step's loss, which are added up over its batches: as many capabilities have a part in one step.
+        turns = min(self._batches, count)
+        own = {f"{name}/{batch.capability}": turns * value for name, value in terms.parts.items() if name == "nll"}
         return replace(terms, parts={**terms.parts, **own})
 
 

@@ -307,14 +307,14 @@ class Loop:
 
 
 def read_numbers(terms: Sequence[Terms], norm: torch.Tensor) -> dict[str, float]:
-    """All numbers of a step in one transfer. Parts are shares of the step's loss and add up; anchor errors are means."""
+    """All numbers of a step in one transfer. Parts are shares of the step's loss and add up; anchor errors and such are means."""
     sums: dict[str, list[torch.Tensor]] = {}
     means: dict[str, list[torch.Tensor]] = {}
     for term in terms:
         for name, value in {"loss": term.total.detach(), "watched": term.watched.detach(), **term.parts}.items():
             sums.setdefault(name, []).append(value)
-        for block, value in term.errors.items():
-            means.setdefault(f"anchor_error/{block}", []).append(value)
+        for name, value in {**term.means, **{f"anchor_error/{block}": e for block, e in term.errors.items()}}.items():
+            means.setdefault(name, []).append(value)
         if term.anchor is not None:
             means.setdefault("anchor_distance", []).append(term.anchor)
     found = {name: torch.stack(values).sum() for name, values in sums.items()}

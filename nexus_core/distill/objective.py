@@ -38,14 +38,16 @@ class Moment:
 @dataclass(frozen=True, slots=True, eq=False)
 class Terms:
     """`total` has a gradient. `watched` is what recovery compares over steps: never negative, and without the boost.
-    `errors` are the anchor errors by student block, in the unit of the profile's limits; `anchor` is their weighted mean in
-    whitened units, None where nothing is anchored."""
+    `parts` add up over the batches of a step, `means` are averaged over them. `errors` are the anchor errors by student
+    block, in the unit of the profile's limits; `anchor` is their weighted mean in whitened units, None where nothing is
+    anchored."""
 
     total: torch.Tensor
     watched: torch.Tensor
     parts: Mapping[str, torch.Tensor] = field(default_factory=dict)
     anchor: torch.Tensor | None = None
     errors: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    means: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol):

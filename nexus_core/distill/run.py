@@ -91,13 +91,12 @@ class Distiller:
         from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation
         from nexus_core.distill.objective import DistillObjective
 
-        settings = replace(settings, accumulate=settings.accumulate * len(self.materials))
         of = self.materials.items()
         outcome = self._train(
             JOINT,
             settings,
             together=tuple(self.materials),
-            batches=JointBatches({name: self._batches(m, settings) for name, m in of}),
+            batches=JointBatches({name: self._batches(m, settings, len(of)) for name, m in of}),
             objective=JointObjective(
                 {name: DistillObjective(settings, m.spaces, m.heads) for name, m in of}, settings.accumulate
             ),
@@ -161,18 +160,18 @@ class Distiller:
         reached = validation.reached(measured.score)
         return Taught(name, {**asdict(measured), "reached": reached}, tuple(self._trainings[name]))
 
-    def _batches(self, material: Material, settings: TeachSettings) -> Any:
-        from nexus_core.distill.batches import Batches
+    def _batches(self, material: Material, settings: TeachSettings, share: int = 1) -> Any:
+        """`share`: of so many capabilities that take turns, this one has every so manieth batch."""
+        from nexus_core.distill.batches import Batches, RowOrder
 
-        data, each = settings.data, settings.steps * self.settings.accumulate
+        data, batches = settings.data, settings.steps * settings.accumulate / share
         size = {"batch_tokens": data.batch_tokens} if data.batch_tokens else {"batch_size": data.batch_size}
         pad = int(self.student.tokenizer.pad_token_id or 0)
         return Batches(
             material.rows,
             seed=self.order.seed,
             pad_id=pad,
-            lengths=material.lengths,
-            curriculum=round(data.curriculum * each),
+            order=RowOrder(material.lengths, round(data.curriculum * batches)),
             **size,
         )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nexus_core.distill.batches import Batches, collate
+from nexus_core.distill.batches import Batches, RowOrder, collate
 from nexus_core.distill.targets import AnchorTarget, SparseTargets, TrainingRow
 from nexus_core.errors import DataError, UsageError
 
@@ -136,20 +136,23 @@ def test_to_moves_every_tensor(rows):
 def test_other_answers_are_met_in_the_same_order(rows):
     shorter = [row(i, len(r.prompt_ids), 1) for i, r in enumerate(rows)]
     lengths = [len(r) for r in rows]
-    own, others = Batches(rows, seed=1, batch_tokens=90), Batches(shorter, seed=1, batch_tokens=90, lengths=lengths)
+    own, others = (
+        Batches(rows, seed=1, batch_tokens=90),
+        Batches(shorter, seed=1, batch_tokens=90, order=RowOrder(tuple(lengths))),
+    )
     assert [own.indices(i) for i in range(60)] == [others.indices(i) for i in range(60)]
     without = Batches(shorter, seed=1, batch_tokens=90)
     assert [own.indices(i) for i in range(60)] != [without.indices(i) for i in range(60)]
     with pytest.raises(UsageError, match="2 lengths for 203 rows"):
-        Batches(rows, seed=1, batch_size=4, lengths=[1, 2])
+        Batches(rows, seed=1, batch_size=4, order=RowOrder((1, 2)))
 
 
 def test_a_curriculum_starts_with_the_shortest_rows_and_ends_with_all():
     rows = [row(length, length, 2) for length in range(4, 104)]
-    batches = Batches(rows, seed=1, batch_size=5, curriculum=60)
+    batches = Batches(rows, seed=1, batch_size=5, order=RowOrder(curriculum=60))
     longest = [max(len(rows[i]) for i in batches.indices(position)) for position in range(120)]
     assert max(longest[:4]) <= len(rows[19])
     assert max(longest[:30]) < len(rows[-1])
     assert max(longest[60:]) == len(rows[-1])
-    again = Batches(rows, seed=1, batch_size=5, curriculum=60)
+    again = Batches(rows, seed=1, batch_size=5, order=RowOrder(curriculum=60))
     assert [again.indices(p) for p in (100, 3, 59)] == [batches.indices(p) for p in (100, 3, 59)]

@@ -33,15 +33,13 @@ class JointObjective:
         self._objectives, self._batches = dict(objectives), batches
 
     def __call__(self, student: Any, batch: Batch, moment: Moment) -> Terms:
-        count = len(self._objectives)
         with student.using(batch.capability, allow_isolated=True):
             terms = self._objectives[batch.capability](
                 student, batch, replace(moment, positions=batch.positions * self._batches)
             )
-        # Shares of the step's loss, which are added up over its batches: as many capabilities have a part in one step.
-        turns = min(self._batches, count)
-        own = {f"{name}/{batch.capability}": turns * value for name, value in terms.parts.items() if name == "nll"}
-        return replace(terms, parts={**terms.parts, **own})
+        # Parts are shares of the step's loss; this is the batch's own, whoever else has one in the step.
+        own = {f"nll/{batch.capability}": terms.parts["nll"] * self._batches}
+        return replace(terms, means={**terms.means, **own})
 
 
 class JointValidation:

@@ -51,13 +51,17 @@ def command(as_json: bool, steps: int | None, tokenizer: Path | None, resume: bo
     from nexus_core.student.files import write_adapter, write_student
 
     order = Order(fresh=not resume, **options)
-    student, report = _distill(order, steps, tokenizer, as_json)
+    try:
+        student, report = _distill(order, steps, tokenizer)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command with --resume goes on from here", err=True)
+        raise
     path = order.run / STUDENT
     if order.adapter is None:
         write_student(path, student)
     else:
         write_adapter(path, student.model, order.adapter)
-    write_report(order.run, report)
+    write_report(order.run, report, alone=order.adapter is not None)
     print_json(report.as_json()) if as_json else _print(report)
     click.echo(f"written to {path}", err=as_json)
     if not report.met:
@@ -65,49 +69,39 @@ def command(as_json: bool, steps: int | None, tokenizer: Path | None, resume: bo
         sys.exit(3)
 
 
-def _distill(order: Order, steps: int | None, tokenizer: Path | None, quiet: bool) -> tuple[Student, DistillReport]:
+def _distill(order: Order, steps: int | None, tokenizer: Path | None) -> tuple[Student, DistillReport]:
     from nexus_core.architect.sizes import sizes
     from nexus_core.cli.context import open_plugins, open_registry
     from nexus_core.distill.material import Gatherer
     from nexus_core.distill.report import DistillReport
-    from nexus_core.distill.run import STUDENT, Distiller, gather, new_student
+    from nexus_core.distill.run import Distiller, check_device, gather, new_student, renewed_student
     from nexus_core.distill.settings import read_teaching
     from nexus_core.student.arch import read_arch
-    from nexus_core.student.files import ARCH, read_student
+    from nexus_core.student.files import ARCH
 
     started = time.perf_counter()
     registry, arch = open_registry(), read_arch(order.run / ARCH)
     settings = read_teaching(arch.preset)
     if steps:
         settings = replace(settings, phases=tuple(replace(p, steps=min(p.steps, steps)) for p in settings.phases))
+    check_device(order.device)
     if order.adapter is None:
         student = new_student(arch, registry, tokenizer, order.device)
     else:
-        student = _with_new_adapter(read_student(order.run / STUDENT), order.adapter, order.device)
-    names = [a.capability for a in student.arch.adapters] if order.adapter is None else [order.adapter]
-    gatherer = Gatherer(order.run, registry, open_plugins(None), settings.data)
-    materials = gather(gatherer, student, names)
+        student = renewed_student(order, order.adapter, arch)
+    names = [a.capability for a in arch.adapters] if order.adapter is None else [order.adapter]
+    materials = gather(Gatherer(order.run, registry, open_plugins(None), settings.data), student, names)
     gathered = time.perf_counter()
-    say = (
-        (lambda text: None) if quiet else (lambda text: click.echo(f"[{time.perf_counter() - started:6.1f} s] {text}"))
-    )
+
+    def say(text: str) -> None:
+        click.echo(f"[{time.perf_counter() - started:6.1f} s] {text}", err=True)
+
     taught = Distiller(order, student, settings, materials, say).distill()
     done = time.perf_counter()
     student, router = (student, None) if order.adapter else _with_router(student, order.seed)
     seconds = {"rows": gathered - started, "teaching": done - gathered, "router": time.perf_counter() - done}
-    parts = sizes(student.arch).parts
-    return student, DistillReport(tuple(taught), parts, {name: round(s, 1) for name, s in seconds.items()}, router)
-
-
-def _with_new_adapter(student: Student, capability: str, device: str) -> Student:
-    """The same student with this adapter as it is before training; nothing else is touched."""
-    arch = student.arch.adapter(capability)
-    student.model.remove_adapter(capability)
-    student.model.add_adapter(arch, seed=student.arch.seed)
-    student.model.to(device)
-    if device == "cpu":
-        student.model.set_attn_implementation("eager")
-    return student
+    seconds = {name: round(spent, 1) for name, spent in seconds.items()}
+    return student, DistillReport(tuple(taught), sizes(arch).parts, seconds, router)
 
 
 def _with_router(student: Student, seed: int) -> tuple[Student, dict[str, Any] | None]:
@@ -118,7 +112,8 @@ def _with_router(student: Student, seed: int) -> tuple[Student, dict[str, Any] |
     if not classes:
         return student, None
     settings = RouterSettings()
-    router, report = train_router(student.arch.router, routing_prompts(classes, settings, seed), seed=seed)
+    prompts = routing_prompts(classes, settings, seed)
+    router, report = train_router(student.arch.router, prompts, settings=settings, seed=seed)
     return replace(student, router=router), asdict(report)
 
 

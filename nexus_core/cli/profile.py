@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nexus_core.profiling.artifacts import ProfileStore
     from nexus_core.profiling.model import CapabilityProfile
     from nexus_core.profiling.run import ProfileSettings
-    from nexus_core.registry import Registry, TeacherRow
+    from nexus_core.registry import Registry
 
 OUTPUT = "niwt_stage2_output"
 SIGNALS = "signals"
@@ -68,10 +68,11 @@ def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
     from nexus_core.profiling.heads import important_heads
     from nexus_core.profiling.run import Profiler, weights_hash
     from nexus_core.profiling.signals import Collector
+    from nexus_core.registry.licence import refuse_licence
 
     registry = open_registry()
     row = registry.teacher(teacher_id)
-    _refuse_licence(row)
+    refuse_licence(row)
     contract = registry.contract(capability, row.id if capability in row.capabilities else None)
     plugins = open_plugins(options["names"])
     metric = plugins.capability_metric(contract.capability)
@@ -106,17 +107,6 @@ def _say_unproven(profile: CapabilityProfile) -> None:
     click.echo(
         "nothing is proven non-negotiable; try a larger --sample-size, other --layers, or other --data", err=True
     )
-
-
-def _refuse_licence(row: TeacherRow) -> None:
-    """Profiling uses a teacher's activations; a licence that forbids it, or that nobody has read, stops it."""
-    from nexus_core.errors import NexusError
-
-    if row.license.startswith(("unknown", "forbidden")):
-        raise NexusError(
-            f'teacher {row.id} is not profiled: its licence is "{row.license}" ({row.origin.path}:{row.origin.line})',
-            "read the licence; if it allows the use of activations, write its name as `license:` there",
-        )
 
 
 def _finished(store: ProfileStore, wanted: tuple[str, str, str], settings: ProfileSettings) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nexus_core.cli.output import print_json, print_table
-from nexus_core.cli.profile import OUTPUT, RUN, _refuse_licence
+from nexus_core.cli.profile import OUTPUT, RUN
 
 if TYPE_CHECKING:
     from nexus_core.profiling.model import BlockProfile, CapabilityProfile
@@ -48,10 +48,11 @@ def features(teacher: str, capability: str, as_json: bool, **options: Any) -> No
     from nexus_core.profiling.artifacts import ProfileStore
     from nexus_core.profiling.run import weights_hash
     from nexus_core.profiling.sae import load_sae
+    from nexus_core.registry.licence import refuse_licence
 
     registry = open_registry()
     row = registry.teacher(teacher)
-    _refuse_licence(row)
+    refuse_licence(row)
     contract = registry.contract(capability, row.id if capability in row.capabilities else None)
     store = ProfileStore(options["run"] / OUTPUT)
     block = _block(store.read(row.id, contract.capability), options["block"])

@@ -307,7 +307,7 @@ class Loop:
 
 
 def read_numbers(terms: Sequence[Terms], norm: torch.Tensor) -> dict[str, float]:
-    """All numbers of a step in one transfer. Parts are shares of the step's loss and add up; anchor errors and such are means."""
+    """All numbers of a step in one transfer. Parts are shares of the step's loss and add up; errors are averaged."""
     sums: dict[str, list[torch.Tensor]] = {}
     means: dict[str, list[torch.Tensor]] = {}
     for term in terms:

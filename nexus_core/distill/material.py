@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nexus_core.distill.align import Aligner, AlignSettings
@@ -23,6 +23,7 @@ from nexus_core.profiling.cache import SignalCache
 from nexus_core.profiling.heads import important_heads
 from nexus_core.profiling.plan import PlanSettings, plan_capability
 from nexus_core.registry import Registry
+from nexus_core.registry.licence import refuse_licence
 from nexus_core.registry.paths import resolve_path
 from nexus_core.student.arch import AdapterArch, StudentArch
 from nexus_core.types import CapabilityMetric, Contract, Sample, SampleRequest, Split
@@ -52,9 +53,15 @@ class Material:
     @property
     def digest(self) -> str:
         """What decides an outcome beside the settings."""
-        rows = hashlib.sha256("".join(row.digest for row in (*self.rows, *self.held)).encode()).hexdigest()
+        rows = hashlib.sha256()
+        for row in (*self.rows, *self.held):
+            rows.update(row.digest.encode())
+            for array in (row.prompt_ids, row.answer_ids, row.kl.ids, row.kl.log_probs):
+                rows.update(array.tobytes())
         spaces = [space.as_json() for space in self.spaces]
-        return hashlib.sha256(json.dumps([rows, spaces, self.teacher], sort_keys=True).encode()).hexdigest()
+        heads = [asdict(head) for block in sorted(self.heads) for head in self.heads[block]]
+        content = json.dumps([rows.hexdigest(), spaces, heads, self.teacher], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +76,7 @@ class Gatherer:
     def gather(self, arch: StudentArch, capability: str, student: Vocabulary) -> Material:
         """The material of one capability."""
         adapter = arch.adapter(capability)
+        refuse_licence(self.registry.teacher(adapter.teacher), "distilled")
         store = ProfileStore(self.run / PROFILES)
         profile = store.read(adapter.teacher, capability)
         contract = self.registry.contract(capability, adapter.teacher)

@@ -11,6 +11,7 @@ from typing import Any
 from nexus_core.atomic import write_atomic
 from nexus_core.distill.journal import finite
 from nexus_core.distill.run import Taught
+from nexus_core.errors import DataError
 
 SUMMARY = "distill/summary.json"
 
@@ -29,15 +30,18 @@ class DistillReport:
         return all(taught.met for taught in self.taught)
 
     def as_json(self) -> dict[str, Any]:
-        """Worst capability first."""
-        order = sorted(self.taught, key=lambda taught: float(taught.measured["reached"]))
-        return {
-            "met": self.met,
-            "capabilities": {t.capability: {**t.measured, "met": t.met, "trainings": list(t.trainings)} for t in order},
-            "parameters": dict(self.sizes),
-            "seconds": dict(self.seconds),
-            "router": self.router,
-        }
+        """Worst capability first. Strict JSON: what is no number is a word."""
+        found = {t.capability: {**t.measured, "met": t.met, "trainings": list(t.trainings)} for t in self.taught}
+        content: dict[str, Any] = finite(
+            {
+                "met": self.met,
+                "capabilities": _worst_first(found),
+                "parameters": self.sizes,
+                "seconds": self.seconds,
+                "router": self.router,
+            }
+        )
+        return content
 
     def rows(self) -> list[Sequence[str]]:
         """For a table: capability, teacher, student, retained, interval of the score, n, contract."""
@@ -58,13 +62,26 @@ class DistillReport:
 COLUMNS = ("capability", "teacher", "student", "retained", "95 % interval", "n", "contract")
 
 
-def write_report(run: Path, report: DistillReport) -> None:
-    """`distill/summary.json`; a run of one adapter replaces that capability's entry and keeps the others."""
+def write_report(run: Path, report: DistillReport, alone: bool = False) -> None:
+    """`distill/summary.json`. Where one adapter was taught `alone`, the other capabilities and the router are kept."""
     path = run / SUMMARY
     content = report.as_json()
-    if path.exists():
-        before = json.loads(path.read_bytes()).get("capabilities", {})
-        content["capabilities"] = {**before, **content["capabilities"]}
+    if alone and path.exists():
+        before = _read(path)
+        content["capabilities"] = _worst_first({**before["capabilities"], **content["capabilities"]})
         content["met"] = all(found["met"] for found in content["capabilities"].values())
+        content["router"] = before["router"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (json.dumps(finite(content), indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _worst_first(capabilities: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return dict(sorted(capabilities.items(), key=lambda item: float(item[1]["reached"])))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return {"capabilities": dict(found["capabilities"]), "router": found["router"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no summary of a distillation ({error!r})", "delete it") from error

@@ -18,7 +18,7 @@ from nexus_core.distill.vocabulary import Vocabulary, read_vocabulary
 from nexus_core.errors import DataError, UsageError
 from nexus_core.registry import Registry
 from nexus_core.student.arch import StudentArch
-from nexus_core.student.files import Student
+from nexus_core.student.files import ARCH, Student, read_student
 
 CHECKPOINTS = Path("checkpoints/nexus_student")
 STUDENT = "student"
@@ -73,6 +73,8 @@ class Distiller:
 
     def teach(self) -> None:
         """All phases in order. What was taught is in the student, and `outcomes` has how it went."""
+        if self.order.adapter and not any(phase.steps for phase in self.settings.phases if not phase.together):
+            raise UsageError("no phase of this preset teaches an adapter alone", "leave out --adapter")
         if self.order.fresh:
             self._forget()
         with training_threads(self.student.model):
@@ -225,11 +227,44 @@ def new_student(arch: StudentArch, registry: Registry, tokenizer: Path | None, d
             f"the tokenizer in {place} has {len(words)} tokens, and the backbone {arch.backbone['vocab_size']}",
             "name one that the backbone has room for: --tokenizer PATH",
         )
-    model = NexusForCausalLM.from_backbone(source, arch).to(device)
+    return Student(placed(NexusForCausalLM.from_backbone(source, arch), device), words, arch)
+
+
+def renewed_student(order: Order, capability: str, arch: StudentArch) -> Student:
+    """The run's student, with this adapter as it is before any training; nothing else is touched."""
+    adapter = arch.adapter(capability)
+    path = order.run / STUDENT
+    student = read_student(path)
+    if replace(student.arch, decisions=()) != replace(arch, decisions=()):
+        raise DataError(
+            f"the student in {path} was made by another plan than {order.run / ARCH}",
+            "`nexus distill` without --adapter teaches the new plan",
+        )
+    student.model.remove_adapter(capability)
+    student.model.add_adapter(adapter, seed=arch.seed)
+    return replace(student, model=placed(student.model, order.device))
+
+
+def placed(model: Any, device: str) -> Any:
+    """On the device, with the attention that is the fastest to train there."""
     if device == "cpu":
         # Under bf16 autocast on a CPU eager attention takes two thirds of the fused kernel's time (docs/log.md).
         model.set_attn_implementation("eager")
-    return Student(model, words, arch)
+    return model.to(device)
+
+
+def check_device(device: str) -> None:
+    """UsageError where nothing can be computed on it."""
+    import torch
+
+    try:
+        torch.empty(1, device=device).fill_(1).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"the device {device} cannot be used: {reason}",
+            "`nexus doctor` says what is here; --device cpu is everywhere",
+        ) from error
 
 
 def gather(gatherer: Gatherer, student: Student, capabilities: Sequence[str]) -> dict[str, Material]:

@@ -46,6 +46,7 @@ def _run(job: Job) -> Outcome:
                     raise KeyboardInterrupt
             return outcome
         except DistillFailed as error:
+            error.add_note(f"while teaching {job.capability}")
             loop.journal.event("failed", loop.place.step, reason=error.message)
             rollbacks = [asdict(rollback) for rollback in loop.place.recovery.rollbacks]
             summary = {"capability": job.capability, "reason": "failed", "error": error.message, "rollbacks": rollbacks}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from nexus_core.atomic import write_atomic
 from nexus_core.errors import DataError
+from nexus_core.suggest import did_you_mean
 
 VERSION = 1
 ACTIONS = ("keep", "map", "cap", "merge", "drop", "add")
@@ -89,8 +90,10 @@ class StudentArch:
         """The adapter of one capability."""
         found = next((a for a in self.adapters if a.capability == capability), None)
         if found is None:
-            names = ", ".join(a.capability for a in self.adapters) or "none"
-            raise DataError(f'the student has no adapter for "{capability}"', f"planned are: {names}")
+            names = [a.capability for a in self.adapters]
+            near = did_you_mean(capability, names)
+            listed = ", ".join(names) or "none"
+            raise DataError(f'the student has no adapter for "{capability}"{near}', f"planned are: {listed}")
         return found
 
 

@@ -238,7 +238,7 @@ class Stops:
 
 
 def test_fewer_batches_in_a_step_than_capabilities(tiny, tmp_path):
-    """They take turns over the steps: an adapter whose turn it is not keeps its bytes, and its loss is in no line."""
+    """They take turns over the steps, and a line has the loss of the one whose turn it was."""
     job = tiny.joint_job(tmp_path, steps=3, validation=None)
     settings = replace(job.settings, accumulate=1)
     objective = JointObjective({name: DistillObjective(settings, [tiny.SPACE]) for name in tiny.TABLES}, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ def test_a_run_without_a_plan_says_what_makes_one(tmp_path):
 
 
 def test_a_run_without_profiles_or_signals_says_what_makes_them(tmp_path, tiny):
-    write_arch(tmp_path / "student_arch.json", tiny.arch())
+    planned = tiny.arch()
+    adapter = replace(planned.adapters[0], teacher="zoo-backbone")  # has a row, and no profile
+    write_arch(tmp_path / "student_arch.json", replace(planned, adapters=(adapter,)))
     tiny.tokenizer().save_pretrained(tmp_path / "words")
     with pytest.raises(NexusError) as error:
         run("--run", str(tmp_path), "--tokenizer", str(tmp_path / "words"))

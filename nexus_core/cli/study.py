@@ -78,7 +78,7 @@ def command(
 def _subject(order: StudyOrder, capabilities: tuple[str, ...], tokenizer: Path | None) -> Subject:
     from nexus_core.cli.context import open_plugins, open_registry
     from nexus_core.distill.material import PROFILES, Gatherer
-    from nexus_core.distill.run import gather, new_student
+    from nexus_core.distill.run import check_device, gather, new_student
     from nexus_core.distill.settings import read_teaching
     from nexus_core.distill.vocabulary import read_vocabulary
     from nexus_core.profiling.artifacts import ProfileStore
@@ -87,6 +87,7 @@ def _subject(order: StudyOrder, capabilities: tuple[str, ...], tokenizer: Path |
     from nexus_core.study.study import Subject, TeacherOf
 
     arch, registry, plugins = read_arch(order.run / ARCH), open_registry(), open_plugins(None)
+    check_device(order.device)
     preset = read_teaching(arch.preset)
     chosen = [arch.adapter(name).capability for name in capabilities] or [a.capability for a in arch.adapters]
     gatherer = Gatherer(order.run, registry, plugins, preset.data)

@@ -48,6 +48,12 @@ def test_a_capability_that_the_student_does_not_have_is_guessed(tmp_path, tiny):
     assert "letters" in f"{error.value.message} {error.value.hint}"
 
 
+def test_a_device_that_does_not_exist_stops_it_at_once(tmp_path, tiny):
+    write_arch(tmp_path / "student_arch.json", tiny.arch())
+    with pytest.raises(UsageError, match="abacus"):
+        run("--run", str(tmp_path), "--device", "abacus")
+
+
 @pytest.fixture
 def taught(tmp_path, tiny, monkeypatch):
     """The command on the tiny study's student: what it would gather from a run is given to it."""

@@ -91,7 +91,9 @@ class Gatherer:
         aligner = Aligner(teacher, student, AlignSettings(self.settings.list_most, self.settings.list_least))
         cache = SignalCache(self.run / SIGNALS, {adapter.teacher: profile.weights_hash})
         path = self.run / WORK / capability / "rows.safetensors"
-        rows = stored_rows(path, cache, profile, RowBuilder(aligner, spaces, room, heads))
+        stored = stored_rows(path, cache, profile, RowBuilder(aligner, spaces, room, heads))
+        # A cache that has grown holds some prompts twice; a held-out row must not be among those that are trained on.
+        rows = list({row.digest: row for row in stored}.values())
         held = min(self.settings.held, len(rows) // 10)
         score = profile.baseline_score
         return Material(

@@ -23,6 +23,7 @@ from nexus_core.student.files import ARCH, Student, read_student
 CHECKPOINTS = Path("checkpoints/nexus_student")
 STUDENT = "student"
 JOINT = "joint"
+HELD_TOKENS = 4096  # of a batch of the hard check
 SMALL = 30_000_000  # parameters up to which batches are shared among cores, rather than operations
 Say = Callable[[str], None]
 
@@ -178,11 +179,16 @@ class Distiller:
         )
 
     def _held(self, material: Material) -> list[Any]:
+        """Long rows share a batch with few others: all at once would fill the memory with attention weights."""
         from nexus_core.distill.batches import collate
 
         pad = int(self.student.tokenizer.pad_token_id or 0)
-        rows = sorted(material.held, key=len)
-        return [collate(rows[i : i + 32], pad) for i in range(0, len(rows), 32)]
+        batches: list[list[Any]] = [[]]
+        for row in sorted(material.held, key=len):
+            if batches[-1] and (len(batches[-1]) + 1) * len(row) > HELD_TOKENS:
+                batches.append([])
+            batches[-1].append(row)
+        return [collate(rows, pad) for rows in batches if rows]
 
     def _validation(self, material: Material) -> Any:
         from nexus_core.distill.retention import Validation

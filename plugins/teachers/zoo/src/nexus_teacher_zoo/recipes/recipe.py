@@ -94,9 +94,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise DataError(f"there is no recipe {name_or_path!r}", f"one of: {', '.join(recipe_names())}, or a .yaml path")
     raw = yaml.safe_load(path.read_text("utf-8"))
     training = dict(raw.pop("training", {}))
-    stages = tuple(
-        _build(Stage, _tuples(stage, "strata"), path) for stage in training.pop("stages", ())
-    )
+    stages = tuple(_build(Stage, _tuples(stage, "strata"), path) for stage in training.pop("stages", ()))
     return _build(
         Recipe,
         {

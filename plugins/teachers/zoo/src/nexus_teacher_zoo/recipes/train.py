@@ -22,7 +22,14 @@ from nexus_teacher_zoo.recipes.card import provenance, write_card
 from nexus_teacher_zoo.recipes.corpus import CorpusBatches, corpus_texts
 from nexus_teacher_zoo.recipes.evaluate import score_teacher
 from nexus_teacher_zoo.recipes.recipe import WEIGHTS, Recipe, Stage, load_recipe
-from nexus_teacher_zoo.recipes.text import Batch, TaskBatches, capability_of, task_texts, tokenizer_texts, train_tokenizer
+from nexus_teacher_zoo.recipes.text import (
+    Batch,
+    TaskBatches,
+    capability_of,
+    task_texts,
+    tokenizer_texts,
+    train_tokenizer,
+)
 
 
 @dataclass(frozen=True, slots=True)

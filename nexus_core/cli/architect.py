@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from nexus_core.registry import Registry
     from nexus_core.student.arch import StudentArch
 
-ARCH = "student_arch.json"
-
 
 @click.command()
 @click.option("--run", type=RUN, default=Path("runs/default"), show_default=True, help="The run's directory.")
@@ -45,7 +43,7 @@ def command(run: Path, file: Path | None, as_json: bool, **options: Any) -> None
     from nexus_core.architect.presets import load_presets
     from nexus_core.cli.context import open_registry
     from nexus_core.profiling.artifacts import ProfileStore
-    from nexus_core.student.arch import write_arch
+    from nexus_core.student.arch import ARCH, write_arch
 
     presets, registry = load_presets(file), open_registry()
     presets.preset(options["preset"])  # a misspelt name is said before any teacher is loaded

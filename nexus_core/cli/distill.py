@@ -76,8 +76,7 @@ def _distill(order: Order, steps: int | None, tokenizer: Path | None) -> tuple[S
     from nexus_core.distill.report import DistillReport
     from nexus_core.distill.run import Distiller, check_device, gather, new_student, renewed_student
     from nexus_core.distill.settings import read_teaching
-    from nexus_core.student.arch import read_arch
-    from nexus_core.student.files import ARCH
+    from nexus_core.student.arch import ARCH, read_arch
 
     started = time.perf_counter()
     registry, arch = open_registry(), read_arch(order.run / ARCH)
@@ -118,9 +117,14 @@ def _with_router(student: Student, seed: int) -> tuple[Student, dict[str, Any] |
 
 
 def _print(report: DistillReport) -> None:
-    from nexus_core.distill.report import COLUMNS
+    from nexus_core.distill.report import COLUMNS, router_lines
 
     print_table(COLUMNS, report.rows())
+    if report.router:
+        said, headers, rows = router_lines(report.router)
+        click.echo(f"\n{said}")
+        print_table(headers, rows)
+        click.echo()
     total = sum(report.sizes.values())
     click.echo(f"{total:,} parameters: {', '.join(f'{name} {size:,}' for name, size in report.sizes.items())}")
     click.echo(", ".join(f"{name} {seconds:.0f} s" for name, seconds in report.seconds.items()))

@@ -1,10 +1,10 @@
-"""`nexus eval`: score a teacher on a capability."""
+"""`nexus eval`: score a teacher, or a student, on a capability."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +16,9 @@ from nexus_core.atomic import write_atomic
 from nexus_core.cli.output import print_table
 
 if TYPE_CHECKING:
-    from nexus_core.evaluation import Answers, Evaluation, Progress
+    from nexus_core.evaluation import Answerer, Answers, Evaluation, Progress
     from nexus_core.plugins import Plugins
-    from nexus_core.types import CapabilityMetric, SampleRequest, Teacher
+    from nexus_core.types import CapabilityMetric, SampleRequest
 
 
 @click.command()
@@ -44,12 +44,13 @@ if TYPE_CHECKING:
 @click.option("--plugins", "names", help="Use only these plugins (comma-separated).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per target and capability.")
 def command(targets: tuple[str, ...], capabilities: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Score TARGETS (registry ids, or directories) on a capability, with n and a 95 % interval.
+    """Score TARGETS (registry ids, or directories of teachers and students) on a capability, with n and a 95 % interval.
 
     \b
     Examples:
       nexus eval zoo-reasoning --capability reasoning
       nexus eval zoo-reasoning zoo-code --capability reasoning --capability code --baselines
+      nexus eval zoo-reasoning runs/default/student --capability reasoning --samples 500
       nexus eval ./my-model --capability math --data gsm8k --samples 100 --json
     """
     from nexus_core.cli.context import open_plugins
@@ -91,15 +92,28 @@ def _rows(
     options: dict[str, Any],
 ) -> Iterator[tuple[Evaluation, Answers]]:
     """One row as soon as it is measured: targets first, one in memory at a time, then the baselines."""
-    from nexus_core.cli.context import find_teacher
-
     for target in targets:
-        teacher = find_teacher(plugins, target)
+        answerer_for = _answerers(plugins, target)
         for metric in metrics:
-            yield _evaluate(target, teacher, metric, request, options["batch_size"])
+            yield _evaluate(target, answerer_for(metric.name), metric, request, options["batch_size"])
     if options["baselines"]:
         for metric in metrics:
             yield from _baselines(metric, request)
+
+
+def _answerers(plugins: Plugins, target: str) -> Callable[[str], Answerer]:
+    """Who answers for a capability: the one teacher, or a student with that capability's adapter."""
+    from nexus_core.cli.context import find_teacher
+    from nexus_core.student.arch import ARCH
+
+    if not (Path(target) / ARCH).is_file():
+        teacher: Any = find_teacher(plugins, target)
+        return lambda capability: teacher
+    from nexus_core.student.answer import StudentAnswerer
+    from nexus_core.student.files import read_student
+
+    student = read_student(Path(target))
+    return lambda capability: StudentAnswerer(student.model, student.tokenizer, capability, allow_isolated=True)
 
 
 def _cells(row: Evaluation) -> list[str]:
@@ -109,14 +123,14 @@ def _cells(row: Evaluation) -> list[str]:
 
 
 def _evaluate(
-    target: str, teacher: Teacher, metric: CapabilityMetric, request: SampleRequest, batch_size: int | None
+    target: str, answerer: Answerer, metric: CapabilityMetric, request: SampleRequest, batch_size: int | None
 ) -> tuple[Evaluation, Answers]:
     from nexus_core.evaluation import evaluate
 
-    cut = getattr(teacher, "truncated", 0)
+    cut = getattr(answerer, "truncated", 0)
     with _progress(f"{target} on {metric.name}") as progress:
-        row, answers = evaluate(target, teacher, metric, request, batch_size, progress)
-    if longer := getattr(teacher, "truncated", 0) - cut:
+        row, answers = evaluate(target, answerer, metric, request, batch_size, progress)
+    if longer := getattr(answerer, "truncated", 0) - cut:
         click.echo(
             f"note: {longer} of {row.n} prompts are longer than the context of {target} and lost their beginning",
             err=True,

@@ -82,8 +82,7 @@ def _subject(order: StudyOrder, capabilities: tuple[str, ...], tokenizer: Path |
     from nexus_core.distill.settings import read_teaching
     from nexus_core.distill.vocabulary import read_vocabulary
     from nexus_core.profiling.artifacts import ProfileStore
-    from nexus_core.student.arch import read_arch
-    from nexus_core.student.files import ARCH
+    from nexus_core.student.arch import ARCH, read_arch
     from nexus_core.study.study import Subject, TeacherOf
 
     arch, registry, plugins = read_arch(order.run / ARCH), open_registry(), open_plugins(None)

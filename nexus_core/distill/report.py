@@ -85,3 +85,17 @@ def _read(path: Path) -> dict[str, Any]:
         return {"capabilities": dict(found["capabilities"]), "router": found["router"]}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no summary of a distillation ({error!r})", "delete it") from error
+
+
+def router_lines(router: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """What the router does on held-out prompts: a sentence, and its confusion matrix as headers and rows."""
+    low, high = router["ci95"]
+    alone = sum(left for left, _ in router["foreign"].values())
+    of = sum(total for _, total in router["foreign"].values())
+    said = (
+        f"router: {router['accuracy']:.3f} right of {router['n']} held-out prompts ({low:.3f} to {high:.3f}), "
+        f"{router['microseconds']:.0f} us each; {alone} of {of} foreign texts left to the plain backbone"
+    )
+    chosen = list(next(iter(router["confusion"].values())))
+    rows = [[name, *(str(row[column]) for column in chosen)] for name, row in router["confusion"].items()]
+    return said, ["prompts of", *chosen], rows

@@ -17,8 +17,8 @@ from nexus_core.distill.settings import TeachSettings
 from nexus_core.distill.vocabulary import Vocabulary, read_vocabulary
 from nexus_core.errors import DataError, UsageError
 from nexus_core.registry import Registry
-from nexus_core.student.arch import StudentArch
-from nexus_core.student.files import ARCH, Student, read_student
+from nexus_core.student.arch import ARCH, StudentArch
+from nexus_core.student.files import Student, read_student
 
 CHECKPOINTS = Path("checkpoints/nexus_student")
 STUDENT = "student"

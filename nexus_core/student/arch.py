@@ -13,6 +13,7 @@ from nexus_core.errors import DataError
 from nexus_core.suggest import did_you_mean
 
 VERSION = 1
+ARCH = "student_arch.json"
 ACTIONS = ("keep", "map", "cap", "merge", "drop", "add")
 Part = TypeVar("Part")
 

@@ -23,11 +23,11 @@ from nexus_core.atomic import sync_directory, write_atomic
 from nexus_core.errors import DataError, ModelError
 from nexus_core.hf.quiet import quiet
 from nexus_core.hf.tokenizer import load_tokenizer
-from nexus_core.student.arch import StudentArch, read_arch, write_arch
+from nexus_core.student.arch import ARCH, StudentArch, read_arch, write_arch
 from nexus_core.student.model import NexusForCausalLM
 from nexus_core.student.router import SparseIntentRouter, load_router, save_router
 
-ARCH, BACKBONE, ROUTER = "student_arch.json", "backbone", "router.safetensors"
+BACKBONE, ROUTER = "backbone", "router.safetensors"
 ADAPTERS, TOWERS, PART = "adapters", "towers", ".safetensors"
 _AGAIN = "run `nexus distill` again"
 Tensors = Mapping[str, torch.Tensor]

@@ -50,10 +50,10 @@ MEGABYTE = 1 << 20
 class Loop:
     """One training in progress. The student has the adapter chosen."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, checkpoints: Checkpoints) -> None:
         self.job = job
         self.settings = job.settings
-        self.checkpoints = Checkpoints(job.checkpoints, job.digest)
+        self.checkpoints = checkpoints
         found = self.checkpoints.latest()
         self.place = Place() if found is None else place_from(found.meta.state)
         self._process = psutil.Process()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -176,7 +177,9 @@ def _ranges(settings: TeachSettings, where: str) -> None:
         "data.list_least": 0 <= settings.data.list_least < 1,
         "accumulate": settings.accumulate >= 1,
         "phases": bool(settings.phases)
-        and all(p.steps >= 0 and p.warm_up >= 0 and p.clip > 0 for p in settings.phases),
+        and all(p.steps >= 0 and p.warm_up >= 0 and p.clip > 0 for p in settings.phases)
+        and sum(1 for _ in groupby(settings.phases, key=lambda p: p.together))
+        <= 2,  # a kind has one place for checkpoints
         "loss.anneal": 0 <= settings.loss.anneal <= 1,
         "optimizer.final_rate": 0 <= settings.optimizer.final_rate <= 1,
         "recovery.spike_factor": recovery.spike_factor > 1,

@@ -21,13 +21,14 @@ def train(job: Job) -> Outcome:
     A training that has ended before is only read. DistillFailed after too many rollbacks; KeyboardInterrupt on SIGINT
     or SIGTERM, with a checkpoint written: call it again, and it goes on as if nothing had happened.
     """
-    outcome = _read_finished(job) or _run(job)
+    checkpoints = Checkpoints(job.checkpoints, job.digest)
+    outcome = _read_finished(job, checkpoints) or _run(job, checkpoints)
     write_summary(job.journal, asdict(outcome))
     return outcome
 
 
-def _read_finished(job: Job) -> Outcome | None:
-    found = Checkpoints(job.checkpoints, job.digest).latest()
+def _read_finished(job: Job, checkpoints: Checkpoints) -> Outcome | None:
+    found = checkpoints.latest()
     if found is None or not found.meta.state["outcome"]:
         return None
     parameters = dict(job.student.named_parameters())
@@ -35,9 +36,9 @@ def _read_finished(job: Job) -> Outcome | None:
     return outcome_from(found.meta.state["outcome"])
 
 
-def _run(job: Job) -> Outcome:
+def _run(job: Job, checkpoints: Checkpoints) -> Outcome:
     with _stopping() as stop, _prepared(job):
-        loop = Loop(job)
+        loop = Loop(job, checkpoints)
         try:
             while (outcome := loop.outcome) is None:
                 loop.advance()

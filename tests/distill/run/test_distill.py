@@ -1,0 +1,438 @@
+"""`nexus distill`, from the signals of real teachers to a student on the disk: what it writes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nexus_core.cli import context
+from nexus_core.distill.batches import Batches
+from nexus_core.distill.vocabulary import read_vocabulary
+from nexus_core.student.answer import StudentAnswerer
+from nexus_core.student.files import read_student
+from nexus_core.types import GenerateOptions, Sample
+
+STEPS = ("--steps", 3)
+
+
+def bytes_of(path: Path) -> dict[str, str]:
+    found = sorted(f for f in path.rglob("*") if f.is_file())
+    return {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in found}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def events(run: Path, name: str) -> list[dict]:
+    rows = (run / "distill" / name / "steps.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, rows) if "event" in row]
+
+
+# --- what comes out -----------------------------------------------------------------------------------------------
+
+
+def test_a_student_comes_out_that_answers(taught):
+    student = read_student(taught / "student")
+    assert list(student.model.adapters) == ["reasoning", "tools"]
+    assert student.router is not None
+    assert {p.dtype for p in student.model.parameters()} == {torch.float32}
+    for name in student.model.adapters:
+        answer = StudentAnswerer(student.model, student.tokenizer, name)
+        assert isinstance(answer.generate([Sample("1", "What is 2 + 3?", "5")], GenerateOptions(4))[0], str)
+    assert [f.name for f in taught.iterdir() if f.name.startswith(".")] == []
+
+
+def test_the_joint_phase_comes_first_and_those_that_lack_go_on(taught):
+    joint = json.loads((taught / "distill/joint/summary.json").read_text())
+    assert (joint["capability"], joint["steps"]) == ("joint", 3)
+    assert set(joint["measured"]["parts"]) == {"reasoning", "tools"}
+    for name in ("reasoning", "tools"):
+        alone = json.loads((taught / "distill" / name / "summary.json").read_text())
+        assert (alone["capability"], alone["steps"]) == (name, 3)
+        assert (taught / "distill" / name / "rows.safetensors").exists()
+    assert sorted(p.name for p in (taught / "checkpoints/nexus_student").iterdir()) == ["adapters", "joint"]
+
+
+def test_the_summary_is_strict_and_the_worst_comes_first(taught, summary_of):
+    found = summary_of(taught)
+    assert found["met"] is False
+    reached = [entry["reached"] for entry in found["capabilities"].values()]
+    assert reached == sorted(reached)
+    for name, entry in found["capabilities"].items():
+        assert [training["capability"] for training in entry["trainings"]] == ["joint", name]
+        assert (entry["n"], entry["full"], entry["met"], entry["teacher"]) == (4, True, False, 0.9)
+        assert entry["goal"] == pytest.approx(0.97 * 0.9)
+        assert entry["retention"] == pytest.approx(entry["score"] / 0.9)
+    assert found["parameters"]["backbone"] == sum(
+        p.numel() for n, p in read_student(taught / "student").model.named_parameters() if not n.startswith("adapters.")
+    )
+    assert set(found["seconds"]) == {"rows", "teaching", "router"}
+    assert found["router"]["classes"] == ["reasoning", "tools"]
+    assert found["router"]["n"] == 12
+
+
+def test_a_missed_contract_is_status_three_and_says_what_to_do(planned, nexus, summary_of):
+    ended = nexus("distill", "--run", planned, *STEPS, "--json")
+    assert ended.status == 3
+    assert "a contract was missed" in ended.err
+    assert "--steps" in ended.err
+    assert f"written to {planned / 'student'}" in ended.err
+    assert "reasoning: step 3" in ended.err
+    assert json.loads(ended.out) == summary_of(planned)
+
+
+@pytest.mark.slow
+def test_twice_the_same_student(taught, taught_once, nexus):
+    """Not a byte depends on the moment, on what was there, or on the number of threads."""
+    (taught / "student/adapters/tools.safetensors").write_bytes(b"damaged")
+    ended = nexus("distill", "--run", taught, *STEPS, "--workers", 3)
+    assert ended.status == 3
+    assert bytes_of(taught / "student") == bytes_of(taught_once / "student")
+    assert "capability" in ended.out
+    assert "missed (goal 0.873)" in ended.out
+
+
+@pytest.mark.slow
+def test_a_met_contract_is_status_zero(planned, nexus, monkeypatch, summary_of):
+    """One that asks for nothing: three steps teach nothing."""
+    registry = context.open_registry()
+    rows = {
+        name: replace(row, contract={**row.contract, "retain_fraction": None, "minimum": 0.0})
+        for name, row in registry.capabilities.items()
+    }
+    monkeypatch.setattr(context, "open_registry", lambda *_: replace(registry, capabilities=rows))
+    ended = nexus("distill", "--run", planned, *STEPS)
+    assert (ended.status, "missed" in ended.err) == (0, False)
+    assert summary_of(planned)["met"] is True
+    assert ended.out.count("  met\n") == 2
+
+
+# --- one adapter --------------------------------------------------------------------------------------------------
+
+
+def test_one_adapter_is_taught_and_no_other_byte_changes(taught, nexus, summary_of):
+    student, checkpoints, before = (
+        bytes_of(taught / "student"),
+        taught / "checkpoints/nexus_student",
+        summary_of(taught),
+    )
+    others = bytes_of(checkpoints / "joint"), bytes_of(checkpoints / "adapters/reasoning")
+    journals = bytes_of(taught / "distill/joint"), bytes_of(taught / "distill/reasoning")
+    ended = nexus("distill", "--run", taught, "--adapter", "tools", *STEPS)
+    assert ended.status == 3
+    assert changed(student, bytes_of(taught / "student")) == {"adapters/tools.safetensors"}
+    assert others == (bytes_of(checkpoints / "joint"), bytes_of(checkpoints / "adapters/reasoning"))
+    assert journals == (bytes_of(taught / "distill/joint"), bytes_of(taught / "distill/reasoning"))
+    after = summary_of(taught)
+    assert after["capabilities"]["reasoning"] == before["capabilities"]["reasoning"]
+    assert after["router"] == before["router"]
+    assert [t["capability"] for t in after["capabilities"]["tools"]["trainings"]] == ["tools"]
+    reached = [entry["reached"] for entry in after["capabilities"].values()]
+    assert reached == sorted(reached)
+
+
+@pytest.mark.slow
+def test_an_adapter_starts_anew(taught, nexus):
+    """Not from what it was: the same command twice gives the same bytes, and what it was does not matter."""
+    nexus("distill", "--run", taught, "--adapter", "tools", *STEPS)
+    first = bytes_of(taught / "student")
+    nexus("distill", "--run", taught, "--adapter", "tools", *STEPS)
+    assert bytes_of(taught / "student") == first
+
+
+def test_the_students_tokenizer_is_the_backbones(taught, planned_once):
+    from nexus_core.registry.paths import resolve_path
+
+    before = read_vocabulary(_tokenizer(resolve_path(context.open_registry().teacher("zoo-backbone")).path))
+    assert read_vocabulary(read_student(taught / "student").tokenizer).sha256 == before.sha256
+
+
+def _tokenizer(path):
+    from nexus_core.hf.tokenizer import load_tokenizer
+
+    return load_tokenizer(path)
+
+
+# --- stopped, resumed, failed -------------------------------------------------------------------------------------
+
+
+class Signals:
+    """Batches of which one, the first time that it is asked for, brings SIGINT."""
+
+    def __init__(self, position):
+        self.position, self.left, self.at = position, 1, Batches.at
+
+    def __call__(self, batches, position):
+        if position == self.position and self.left:
+            self.left -= 1
+            os.kill(os.getpid(), signal.SIGINT)
+        return self.at(batches, position)
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_it_ends_with_the_same_bytes(planned, taught_once, nexus, monkeypatch):
+    """Once in the joint phase, once in an adapter's own; a student that was there before is still there."""
+    shutil.copytree(taught_once / "student", planned / "student")
+    (planned / "student/adapters/tools.safetensors").unlink()
+    before = bytes_of(planned / "student")
+    interrupt = Signals(1)
+    monkeypatch.setattr(Batches, "at", lambda self, position: interrupt(self, position))
+    ended = nexus("distill", "--run", planned, *STEPS)
+    assert ended.status == 130
+    assert "--resume goes on" in ended.err
+    assert bytes_of(planned / "student") == before
+    assert not (planned / "distill/summary.json").exists()
+    interrupt.left, interrupt.position = 1, 5  # of an adapter's own: the joint phase has three batches of each
+    ended = nexus("distill", "--run", planned, *STEPS, "--resume")
+    assert ended.status == 130
+    assert (planned / "distill/joint/summary.json").exists()
+    assert bytes_of(planned / "student") == before
+    assert nexus("distill", "--run", planned, *STEPS, "--resume").status == 3
+    assert bytes_of(planned / "student") == bytes_of(taught_once / "student")
+    steps = [json.loads(row) for row in (planned / "distill/joint/steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if "event" not in row] == [1, 2, 3]
+
+
+def test_a_finished_run_is_only_read(taught, nexus, monkeypatch):
+    def never(*_):
+        raise AssertionError("a batch was asked for")
+
+    monkeypatch.setattr(Batches, "at", never)
+    student, checkpoints = bytes_of(taught / "student"), bytes_of(taught / "checkpoints")
+    assert nexus("distill", "--run", taught, *STEPS, "--resume").status == 3
+    assert bytes_of(taught / "student") == student
+    assert bytes_of(taught / "checkpoints") == checkpoints
+
+
+def test_resumed_with_other_settings_it_says_so(taught, nexus):
+    student = bytes_of(taught / "student")
+    ended = nexus("distill", "--run", taught, "--steps", 2, "--resume")
+    assert ended.status == 1
+    assert "is of a run with other settings or other data" in ended.err
+    assert bytes_of(taught / "student") == student
+
+
+def test_a_training_that_fails_leaves_the_student_and_names_the_adapter(taught, nexus, monkeypatch, summary_of):
+    at = Batches.at
+
+    def poisoned(self, position):
+        batch = at(self, position)
+        wrong = {b: (torch.full_like(values, float("nan")), has) for b, (values, has) in batch.anchors.items()}
+        return replace(batch, anchors=wrong)
+
+    monkeypatch.setattr(Batches, "at", poisoned)
+    student, summary = bytes_of(taught / "student"), summary_of(taught)
+    ended = nexus("distill", "--run", taught, "--adapter", "tools", *STEPS)
+    assert ended.status == 1
+    assert "training went back 2 times" in ended.err
+    assert "while teaching tools" in ended.err
+    assert "Traceback" not in ended.err
+    assert [row["event"] for row in events(taught, "tools")][-1] == "failed"
+    assert bytes_of(taught / "student") == student
+    assert summary_of(taught) == summary
+
+
+# --- what must stop it --------------------------------------------------------------------------------------------
+
+
+def test_before_the_architect_there_is_nothing_to_teach(tmp_path, nexus):
+    ended = nexus("distill", "--run", tmp_path / "nothing")
+    assert ended.status == 1
+    assert "student_arch.json is not there" in ended.err
+    assert "run `nexus architect` first" in ended.err
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_without_signals_it_says_which_are_missing(planned, nexus):
+    shutil.rmtree(planned / "signals")
+    ended = nexus("distill", "--run", planned)
+    assert ended.status == 1
+    assert f"{planned / 'signals'} has no answers of zoo-reasoning/reasoning" in ended.err
+    assert "run `nexus profile` first" in ended.err
+
+
+def test_without_profiles_it_says_which_are_missing(planned, nexus):
+    shutil.rmtree(planned / "niwt_stage2_output")
+    ended = nexus("distill", "--run", planned)
+    assert ended.status == 1
+    assert "niwt_stage2_output" in ended.err
+    assert "nexus profile" in ended.err
+
+
+def test_what_fails_before_training_forgets_nothing(taught, nexus):
+    shutil.rmtree(taught / "signals")
+    checkpoints, journals = bytes_of(taught / "checkpoints"), bytes_of(taught / "distill")
+    assert nexus("distill", "--run", taught, *STEPS).status == 1
+    assert bytes_of(taught / "checkpoints") == checkpoints
+    assert bytes_of(taught / "distill") == journals
+
+
+def test_an_unknown_adapter_is_guessed(taught, nexus):
+    ended = nexus("distill", "--run", taught, "--adapter", "reasonin")
+    assert ended.status == 1
+    assert 'no adapter for "reasonin"; did you mean "reasoning"?' in ended.err
+    assert "planned are: reasoning, tools" in ended.err
+
+
+def test_one_adapter_needs_a_student(planned, nexus):
+    ended = nexus("distill", "--run", planned, "--adapter", "tools")
+    assert ended.status == 1
+    assert f"there is no student in {planned / 'student'}" in ended.err
+    assert "run `nexus distill` without --adapter first" in ended.err
+
+
+def test_one_adapter_needs_the_student_of_this_plan(taught, nexus):
+    edit(taught / "student_arch.json", lambda arch: arch["adapters"][1].update(delta_rank=3))
+    student = bytes_of(taught / "student")
+    ended = nexus("distill", "--run", taught, "--adapter", "tools")
+    assert ended.status == 1
+    assert "was made by another plan" in ended.err
+    assert bytes_of(taught / "student") == student
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.slow
+def test_reasons_are_no_part_of_the_plan(taught, nexus):
+    edit(taught / "student_arch.json", lambda arch: arch.update(decisions=[]))
+    assert nexus("distill", "--run", taught, "--adapter", "tools", "--steps", 1).status == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a["backbone"].update(num_hidden_layers=7), "num_hidden_layers 3, and 7 was planned"),
+        (lambda a: a.update(backbone_source="zoo-backbon"), 'no backbone "zoo-backbon"'),
+        (lambda a: a.update(backbone_source="zoo-tools"), "never starts from a teacher's weights"),
+        (lambda a: a.update(preset="tinny"), 'no preset "tinny" in presets.yaml; did you mean "tiny"'),
+        (lambda a: a["adapters"][0].update(capability="singing"), "singing"),
+        (lambda a: a["adapters"][0].update(teacher="zoo-singing"), "zoo-singing"),
+        (lambda a: a["adapters"][0]["sites"][0].update(teacher_block="model.layers.3"), "model.layers.3"),
+        (lambda a: a["adapters"][0]["sites"][0].update(block=9), "there is no block 9"),
+        (lambda a: a["adapters"][0].update(tower="smell"), "smell"),
+        (lambda a: a.pop("router"), "the key 'router' is missing"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_named(planned, nexus, change, message):
+    edit(planned / "student_arch.json", change)
+    ended = nexus("distill", "--run", planned)
+    assert ended.status in (1, 2)
+    assert message in ended.err
+    assert "hint:" in ended.err
+    assert "internal error" not in ended.err
+
+
+def with_teacher(monkeypatch, name, **changes):
+    registry = context.open_registry()
+    row = replace(registry.teacher(name), **changes)
+    monkeypatch.setattr(
+        context, "open_registry", lambda *_: replace(registry, teachers={**registry.teachers, name: row})
+    )
+
+
+@pytest.mark.parametrize("licence", ["unknown: check before profiling", "forbidden: research only"])
+def test_a_licence_that_does_not_allow_it_stops_it(planned, nexus, monkeypatch, licence):
+    with_teacher(monkeypatch, "zoo-tools", license=licence)
+    ended = nexus("distill", "--run", planned)
+    assert ended.status == 1
+    assert f'teacher zoo-tools is not distilled: its licence is "{licence}"' in ended.err
+    assert "read the licence" in ended.err
+    assert not (planned / "checkpoints").exists()
+
+
+def test_a_teachers_tokenizer_that_is_absent_is_named(planned, nexus, monkeypatch, tmp_path):
+    with_teacher(monkeypatch, "zoo-tools", path=str(tmp_path / "gone"))
+    ended = nexus("distill", "--run", planned)
+    assert ended.status == 1
+    assert f"the tokenizer of zoo-tools is absent: {tmp_path / 'gone'} does not exist" in ended.err
+
+
+@pytest.mark.slow
+def test_a_teachers_weights_may_be_absent(planned, nexus, monkeypatch, tmp_path):
+    """Its tokenizer files alone are enough; one of another teacher is not."""
+    from nexus_core.registry.paths import resolve_path
+
+    here = resolve_path(context.open_registry().teacher("zoo-tools")).path
+    (tmp_path / "files").mkdir()
+    for file in here.glob("*token*"):
+        shutil.copy(file, tmp_path / "files")
+    with_teacher(monkeypatch, "zoo-tools", path=str(tmp_path / "files"))
+    assert nexus("distill", "--run", planned, "--steps", 1).status == 3
+    for file in here.with_name("reasoning").glob("*token*"):
+        shutil.copy(file, tmp_path / "files")
+    ended = nexus("distill", "--run", planned, "--steps", 1)
+    assert ended.status == 1
+    assert "zoo-tools: its tokenizer is not the one it was profiled with" in ended.err
+
+
+def test_a_random_backbone_needs_a_tokenizer(planned, nexus, tmp_path):
+    edit(planned / "student_arch.json", lambda arch: arch.update(backbone_source="random"))
+    ended = nexus("distill", "--run", planned)
+    assert ended.status == 2
+    assert "a backbone with random weights has no tokenizer" in ended.err
+    assert "--tokenizer PATH" in ended.err
+    assert nexus("distill", "--run", planned, "--tokenizer", tmp_path / "gone").status == 2
+    (tmp_path / "empty").mkdir()
+    ended = nexus("distill", "--run", planned, "--tokenizer", tmp_path / "empty")
+    assert ended.status == 1
+    assert "its tokenizer cannot be loaded" in ended.err
+
+
+@pytest.mark.slow
+def test_a_random_backbone_is_taught_with_the_tokenizer_that_is_named(planned, nexus):
+    from nexus_core.registry.paths import resolve_path
+
+    weights = resolve_path(context.open_registry().teacher("zoo-backbone")).path.parent
+    edit(planned / "student_arch.json", lambda arch: arch.update(backbone_source="random"))
+    assert nexus("distill", "--run", planned, "--steps", 1, "--tokenizer", weights / "backbone").status == 3
+    edit(planned / "student_arch.json", lambda arch: arch["backbone"].update(vocab_size=500))
+    ended = nexus("distill", "--run", planned, "--tokenizer", weights / "backbone")
+    assert ended.status == 1
+    assert "1280 tokens, and the backbone 500" in ended.err
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_here_is_a_clear_error(planned, nexus, device):
+    ended = nexus("distill", "--run", planned, "--device", device)
+    assert ended.status == 2
+    assert f"the device {device} cannot be used" in ended.err
+    assert "nexus doctor" in ended.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
+def test_a_gpu_that_is_not_here_is_a_clear_error(planned, nexus):
+    ended = nexus("distill", "--run", planned, "--device", "cuda")
+    assert ended.status == 2
+    assert "the device cuda cannot be used" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("option", [("--steps", 0), ("--steps", "many"), ("--workers", -1)])
+def test_numbers_out_of_range_are_wrong_usage(planned, nexus, option):
+    ended = nexus("distill", "--run", planned, *option)
+    assert ended.status == 2
+    assert option[0] in ended.err
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_and_passed_over(taught, nexus):
+    folder = taught / "checkpoints/nexus_student/joint"
+    names = json.loads((folder / "index.json").read_text())["latest"]
+    (folder / names[0] / "weights.safetensors").write_bytes(b"")
+    ended = nexus("distill", "--run", taught, *STEPS, "--resume")
+    assert ended.status == 3
+    assert names[0] in ended.err
+    assert "damaged" in ended.err

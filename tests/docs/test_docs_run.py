@@ -21,6 +21,7 @@ RUNNER = Path(__file__).with_name("run_page.py")
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 SLOW = {  # they load models
     "docs/how-to/architect.md",
+    "docs/how-to/distill.md",
     "docs/how-to/evaluate.md",
     "docs/how-to/profile.md",
     "docs/plugins/hooks.md",

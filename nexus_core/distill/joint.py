@@ -14,15 +14,30 @@ from nexus_core.distill.settings import RetentionSettings
 
 
 class JointBatches:
-    """Batch number `position` is number `position // n` of capability `position % n`, in the order given."""
+    """A round gives each capability its `turns` (one, unless stated), spread evenly; then the next round begins."""
 
-    def __init__(self, sources: Mapping[str, BatchSource]) -> None:
-        self._sources = tuple(sources.items())
+    def __init__(self, sources: Mapping[str, BatchSource], turns: Mapping[str, int] | None = None) -> None:
+        self._sources = dict(sources)
+        self._turns = {name: (turns or {}).get(name, 1) for name in sources}
+        # Turn k of m comes after the share (k + 1/2) / m of the round; of equal ones in the order given.
+        self._round = sorted(
+            ((name, k) for name, count in self._turns.items() for k in range(count)),
+            key=lambda turn: (turn[1] + 0.5) / self._turns[turn[0]],
+        )
 
     def at(self, position: int) -> Batch:
-        own, turn = divmod(position, len(self._sources))
-        capability, source = self._sources[turn]
-        return replace(source.at(own), capability=capability)
+        rounds, place = divmod(position, len(self._round))
+        capability, k = self._round[place]
+        own = rounds * self._turns[capability] + k
+        return replace(self._sources[capability].at(own), capability=capability)
+
+
+def answer_turns(lengths: Mapping[str, tuple[float, float]], most: int) -> dict[str, int]:
+    """Turns from the mean length of a capability's rows and of their answers: who has few answer tokens among many has more
+    turns, so that what is learnt from counts alike; at most `most`."""
+    shares = {name: answer / row for name, (row, answer) in lengths.items()}
+    best = max(shares.values(), default=1.0)
+    return {name: min(most, max(1, round(best / share))) for name, share in shares.items()}
 
 
 class JointObjective:

@@ -51,6 +51,12 @@ class Material:
         return self.arch.capability
 
     @property
+    def mean_lengths(self) -> tuple[float, float]:
+        """Of a row, and of its answer."""
+        lengths = self.lengths or [len(row) for row in self.rows]
+        return sum(lengths) / len(self.rows), sum(len(row.answer_ids) for row in self.rows) / len(self.rows)
+
+    @property
     def digest(self) -> str:
         """What decides an outcome beside the settings."""
         rows = hashlib.sha256()

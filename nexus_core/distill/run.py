@@ -91,15 +91,17 @@ class Distiller:
                             self._teach(name, settings)
 
     def _teach_together(self, settings: TeachSettings) -> None:
-        from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation
+        from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation, answer_turns
         from nexus_core.distill.objective import DistillObjective
 
         of = self.materials.items()
+        turns = answer_turns({name: m.mean_lengths for name, m in of}, settings.data.turns_most)
+        shares = {name: turns[name] / sum(turns.values()) for name in turns}
         outcome = self._train(
             JOINT,
             settings,
             together=tuple(self.materials),
-            batches=JointBatches({name: self._batches(m, settings, len(of)) for name, m in of}),
+            batches=JointBatches({name: self._batches(m, settings, shares[name]) for name, m in of}, turns),
             objective=JointObjective(
                 {name: DistillObjective(settings, m.spaces, m.heads) for name, m in of}, settings.accumulate
             ),
@@ -163,11 +165,11 @@ class Distiller:
         reached = validation.reached(measured.score)
         return Taught(name, {**asdict(measured), "reached": reached}, tuple(self._trainings[name]))
 
-    def _batches(self, material: Material, settings: TeachSettings, share: int = 1) -> Any:
-        """`share`: of so many capabilities that take turns, this one has every so manieth batch."""
+    def _batches(self, material: Material, settings: TeachSettings, share: float = 1.0) -> Any:
+        """`share`: of all batches of the training."""
         from nexus_core.distill.batches import Batches, RowOrder
 
-        data, batches = settings.data, settings.steps * settings.accumulate / share
+        data, batches = settings.data, settings.steps * settings.accumulate * share
         size = {"batch_tokens": data.batch_tokens} if data.batch_tokens else {"batch_size": data.batch_size}
         pad = int(self.student.tokenizer.pad_token_id or 0)
         return Batches(

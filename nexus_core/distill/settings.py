@@ -23,7 +23,8 @@ T = TypeVar("T")
 class DataSettings:
     """Rows of a batch, or the tokens of one where rows are of very different lengths (the other is 0). `held` rows are kept
     apart for the hard check. At most `list_most` of a teacher's tokens are matched at a position, and none less likely
-    than `list_least`. Over the share `curriculum` of the steps longer rows come in; 0: all rows from the start."""
+    than `list_least`. Over the share `curriculum` of the steps longer rows come in; 0: all rows from the start. In a
+    joint phase a capability has at most `turns_most` batches for one of another."""
 
     batch_size: int
     batch_tokens: int
@@ -31,6 +32,7 @@ class DataSettings:
     list_most: int
     list_least: float
     curriculum: float
+    turns_most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ def _ranges(settings: TeachSettings, where: str) -> None:
     rules = {
         "data.batch_size": (settings.data.batch_size > 0) != (settings.data.batch_tokens > 0),
         "data.held": settings.data.held >= 0,
+        "data.turns_most": settings.data.turns_most >= 1,
         "data.curriculum": 0 <= settings.data.curriculum <= 1,
         "data.list_most": settings.data.list_most >= 1,
         "data.list_least": 0 <= settings.data.list_least < 1,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nexus_core.distill.batches import Batches, collate
-from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation
+from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation, answer_turns
 from nexus_core.distill.loop import read_numbers
 from nexus_core.distill.objective import DistillObjective, Moment
 from nexus_core.distill.optim import select_trained
@@ -30,6 +30,24 @@ def test_capabilities_take_turns_in_the_order_given(tiny):
         assert batch.capability == name
         assert batch.indices == sources[name].at(position // 3).indices
         assert torch.equal(batch.input_ids, sources[name].at(position // 3).input_ids)
+
+
+def test_more_turns_are_spread_over_the_round_and_miss_no_batch(tiny):
+    sources = {name: Batches(tiny.new_rows(40, i), seed=42, batch_size=4) for i, name in enumerate("abc")}
+    joint = JointBatches(sources, {"b": 3})
+    found = [joint.at(position) for position in range(10)]
+    assert (
+        "".join(batch.capability for batch in found) == "bacbb" * 2
+        or "".join(batch.capability for batch in found) == "babcb" * 2
+    )
+    own = [batch.indices for batch in found if batch.capability == "b"]
+    assert own == [sources["b"].at(i).indices for i in range(6)]
+
+
+def test_few_answer_tokens_among_many_have_more_turns():
+    lengths = {"sums": (90.0, 30.0), "texts": (600.0, 15.0), "calls": (80.0, 25.0)}
+    assert answer_turns(lengths, 4) == {"sums": 1, "texts": 4, "calls": 1}
+    assert answer_turns(lengths, 100)["texts"] == 13
 
 
 @pytest.fixture

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from nexus_core.errors import RegistryError
 from nexus_core.suggest import did_you_mean
 from nexus_core.types import Contract, Direction, Thresholds
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,13 @@ class ProfilingSettings:
     overlap_heavy: float
     loss_weight_least: float
     loss_weight_most: float
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """How much stage 5 asks. The comments in registry.yaml say what each number means."""
+
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +136,17 @@ class Registry:
     capabilities: Mapping[str, CapabilityRow]
     teachers: Mapping[str, TeacherRow]
     profiling_settings: ProfilingSettings | None = None
+    gate_settings: GateSettings | None = None
 
     @property
     def profiling(self) -> ProfilingSettings:
         """How stage 2 measures; a registry that only evaluates may leave the section out."""
-        if self.profiling_settings is None:
-            raise RegistryError(
-                f'{self.path} has no section "profiling"', "copy it from the registry.yaml that ships with Nexus"
-            )
-        return self.profiling_settings
+        return _section(self.profiling_settings, "profiling", self.path)
+
+    @property
+    def gate(self) -> GateSettings:
+        """How much stage 5 asks, and of the teacher in stage 2."""
+        return _section(self.gate_settings, "gate", self.path)
 
     def tower(self, name: str) -> TowerRow:
         """The tower called `name`."""
@@ -187,6 +198,12 @@ def make_contract(defaults: Defaults, row: CapabilityRow, override: Mapping[str,
         thresholds=row.thresholds,
         relative_to=merged.get("relative_to", "teacher"),
     )
+
+
+def _section(settings: T | None, name: str, path: Path) -> T:
+    if settings is None:
+        raise RegistryError(f'{path} has no section "{name}"', "copy it from the registry.yaml that ships with Nexus")
+    return settings
 
 
 def _known(name: str, known: Iterable[str], kind: str, path: Path) -> str:

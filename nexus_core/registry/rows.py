@@ -5,7 +5,15 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from nexus_core.registry.model import CapabilityRow, Defaults, ProfilingSettings, Registry, TeacherRow, TowerRow
+from nexus_core.registry.model import (
+    CapabilityRow,
+    Defaults,
+    GateSettings,
+    ProfilingSettings,
+    Registry,
+    TeacherRow,
+    TowerRow,
+)
 from nexus_core.registry.sources import Merged, RawRow
 from nexus_core.types import Direction, Thresholds
 
@@ -20,6 +28,7 @@ def build_registry(merged: Merged) -> Registry:
         capabilities=MappingProxyType({row.id: _capability(merged, row) for row in merged.each("capabilities")}),
         teachers=MappingProxyType({row.id: _teacher(row) for row in merged.each("teachers")}),
         profiling_settings=_profiling(merged.project.document.data.get("profiling")),
+        gate_settings=_gate(merged.project.document.data.get("gate")),
     )
 
 
@@ -36,6 +45,10 @@ def _profiling(data: dict[str, Any] | None) -> ProfilingSettings | None:
     plain = {name: value for name, value in data.items() if not isinstance(value, dict)}
     nested = {f"{name}_{key}": value for name in ("components", "loss_weight") for key, value in data[name].items()}
     return ProfilingSettings(sample_sizes=MappingProxyType(data["sample_sizes"]), **plain, **nested)
+
+
+def _gate(data: dict[str, Any] | None) -> GateSettings | None:
+    return None if data is None else GateSettings(**data)
 
 
 def _tower(row: RawRow) -> TowerRow:

@@ -219,6 +219,25 @@ def test_a_registry_without_a_profiling_section_serves_until_one_profiles(write:
     assert load_registry(write(small + PROFILING)).profiling.components_tested == 2
 
 
+def test_a_registry_without_a_gate_section_serves_until_one_is_wanted(write: Write, small: str) -> None:
+    with pytest.raises(RegistryError, match='has no section "gate"'):
+        _ = load_registry(write()).gate
+    assert load_registry(write(small + "gate: {samples: 12}\n")).gate.samples == 12
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("gate: {sampels: 12}", 'unknown key "sampels" in gate; did you mean "samples"?'),
+        ("gate: {}", 'gate has no "samples"'),
+        ("gate: {samples: 0}", "0 is less than the minimum of 1"),
+    ],
+)
+def test_a_mistake_in_the_gate_section(write: Write, small: str, section: str, message: str) -> None:
+    problems = check_registry(write(f"{small}{section}\n"))
+    assert any(message in problem.message for problem in problems), problems
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

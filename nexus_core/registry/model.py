@@ -56,6 +56,12 @@ class GateSettings:
     """How much stage 5 asks. The comments in registry.yaml say what each number means."""
 
     samples: int
+    resamples: int
+    attempts: int
+    control_samples: int
+    alone: int
+    batch_equal: float
+    minutes: float
 
 
 @dataclass(frozen=True, slots=True)

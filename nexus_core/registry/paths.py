@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from nexus_core.discovery import package_file
+from nexus_core.registry.hiding import recover
 from nexus_core.registry.model import Presence, TeacherRow
 
 PACKAGE = "package:"
@@ -32,16 +33,21 @@ def _in_package(location: str) -> Presence:
     found = package_file(module, str(PurePosixPath(*rest)))
     if found is not None:
         return _existing(found)
-    if package_file(module, ".") is None:
+    home = package_file(module, ".")
+    if home is None:
         return Presence(None, f"the package {module} is not installed")
-    return Presence(None, f"the package {module} has no {PurePosixPath(*rest)}")
+    absent = f"the package {module} has no {PurePosixPath(*rest)}"
+    return _existing(home / Path(*rest), absent)
 
 
-def _existing(path: Path) -> Presence:
+def _existing(path: Path, absent: str = "") -> Presence:
+    """What lies at `path`, also where a gate that was killed has left it hidden."""
+    if not path.exists() and (reason := recover(path)):
+        return Presence(None, f"{path} is {reason}")
     if path.is_dir():
         if any(path.iterdir()):
             return Presence(path, "present")
         return Presence(None, f"{path} is empty")
     if path.is_file():
         return Presence(path, "present")
-    return Presence(None, f"{path} does not exist")
+    return Presence(None, absent or f"{path} does not exist")

@@ -219,22 +219,39 @@ def test_a_registry_without_a_profiling_section_serves_until_one_profiles(write:
     assert load_registry(write(small + PROFILING)).profiling.components_tested == 2
 
 
+GATE = """
+gate:
+  samples: 12
+  resamples: 100
+  attempts: 0
+  control_samples: 6
+  alone: 4
+  batch_equal: 0.9
+  minutes: 1.5
+"""
+
+
 def test_a_registry_without_a_gate_section_serves_until_one_is_wanted(write: Write, small: str) -> None:
     with pytest.raises(RegistryError, match='has no section "gate"'):
         _ = load_registry(write()).gate
-    assert load_registry(write(small + "gate: {samples: 12}\n")).gate.samples == 12
+    gate = load_registry(write(small + GATE)).gate
+    assert (gate.samples, gate.attempts, gate.batch_equal) == (12, 0, 0.9)
 
 
 @pytest.mark.parametrize(
-    ("section", "message"),
+    ("old", "new", "message"),
     [
-        ("gate: {sampels: 12}", 'unknown key "sampels" in gate; did you mean "samples"?'),
-        ("gate: {}", 'gate has no "samples"'),
-        ("gate: {samples: 0}", "0 is less than the minimum of 1"),
+        ("samples: 12", "sampels: 12", 'unknown key "sampels" in gate; did you mean "samples"?'),
+        ("  samples: 12\n", "", 'gate has no "samples"'),
+        ("samples: 12", "samples: 0", "0 is less than the minimum of 1"),
+        ("attempts: 0", "attempts: -1", "-1 is less than the minimum of 0"),
+        ("batch_equal: 0.9", "batch_equal: 1.1", "1.1 is greater than the maximum of 1"),
+        ("minutes: 1.5", "minutes: 0", "0 is less than or equal to the minimum of 0"),
     ],
 )
-def test_a_mistake_in_the_gate_section(write: Write, small: str, section: str, message: str) -> None:
-    problems = check_registry(write(f"{small}{section}\n"))
+def test_a_mistake_in_the_gate_section(write: Write, small: str, old: str, new: str, message: str) -> None:
+    assert old in GATE
+    problems = check_registry(write(small + GATE.replace(old, new)))
     assert any(message in problem.message for problem in problems), problems
 
 

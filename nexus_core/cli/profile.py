@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from nexus_core.cli.lazy import LazyGroup
 from nexus_core.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from nexus_core.plugins import Plugins
     from nexus_core.profiling.artifacts import ProfileStore
     from nexus_core.profiling.model import CapabilityProfile
     from nexus_core.profiling.run import ProfileSettings
     from nexus_core.registry import Registry
+    from nexus_core.types import CapabilityMetric, Contract, Teacher
 
 OUTPUT = "niwt_stage2_output"
 SIGNALS = "signals"
@@ -37,6 +40,12 @@ FEATURES = {
 @click.option(
     "--signals", type=click.IntRange(min=0), help="Train samples to keep the teacher's signals of; as --sample-size."
 )
+@click.option(
+    "--gate-samples",
+    type=click.IntRange(min=0),
+    help="Verify samples to score the teacher on, for the gate (the registry says how many by default; 0: none).",
+)
+@click.option("--reference-only", is_flag=True, help="Only score a teacher that was profiled before, for the gate.")
 @click.option("--data", help="A file or directory of yours, or a benchmark that the capability knows.")
 @click.option(
     "--resume", is_flag=True, help="Keep a finished profile of the same weights and size instead of measuring it again."
@@ -58,16 +67,50 @@ def command(ctx: click.Context, /, teacher: str | None, capability: str | None, 
         return
     if not teacher or not capability:
         raise click.UsageError("--teacher and --capability say what to profile", ctx)
+    if options["reference_only"] and options["gate_samples"] == 0:
+        raise click.UsageError("--reference-only with --gate-samples 0 asks for nothing", ctx)
     _profile(teacher, capability, options)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What the steps of one profiling share."""
+
+    registry: Registry
+    contract: Contract
+    plugins: Plugins
+    metric: CapabilityMetric
+    teacher: Teacher
+    weights: str
+    store: ProfileStore
+    progress: _Progress
+    options: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.teacher.source.teacher_id, self.contract.capability, self.weights
+
+
 def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
+    job = _open(teacher_id, capability, options)
+    if not options["reference_only"]:
+        _decompose(job)
+    # Signals are taken in the bases as stored (at half precision), since those are what the student will be held to.
+    profile = job.store.read(*job.key)
+    _score(job)
+    where = [job.store.root / "profiles" / profile.teacher / profile.capability]
+    if not options["reference_only"]:
+        where.append(_collect(job, profile))
+    click.echo(f"stored in {' and '.join(map(str, where))}")
+    if not options["reference_only"] and not any(block.proven for block in profile.blocks):
+        _say_unproven(profile)
+        sys.exit(1)
+
+
+def _open(teacher_id: str, capability: str, options: dict[str, Any]) -> _Job:
     from nexus_core.cli.context import load_teacher, open_plugins, open_registry
     from nexus_core.profiling.artifacts import ProfileStore
-    from nexus_core.profiling.cache import SignalCache
-    from nexus_core.profiling.heads import important_heads
-    from nexus_core.profiling.run import Profiler, weights_hash
-    from nexus_core.profiling.signals import Collector
+    from nexus_core.profiling.run import weights_hash
     from nexus_core.registry.licence import refuse_licence
 
     registry = open_registry()
@@ -76,29 +119,61 @@ def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
     contract = registry.contract(capability, row.id if capability in row.capabilities else None)
     plugins = open_plugins(options["names"])
     metric = plugins.capability_metric(contract.capability)
+    options["gate_samples"] = registry.gate.samples if options["gate_samples"] is None else options["gate_samples"]
     teacher = load_teacher(plugins, row)
-    store = ProfileStore(options["run"] / OUTPUT)
     progress = _Progress(f"{row.id}/{contract.capability}")
-    settings = _settings(registry, options)
-    weights = weights_hash(teacher)
-    if options["resume"] and _finished(store, (row.id, contract.capability, weights), settings):
-        progress.say("profiled already")
-    else:
-        profiler = Profiler(plugins, teacher, metric, contract, settings, progress.say, progress.beat)
-        profile, _ = profiler.run()
-        _store(store, profile, registry)
-        _print(profile)
-    # Signals are taken in the bases as stored (at half precision), since those are what the student will be held to.
-    profile = store.read(row.id, contract.capability, weights)
-    cache = SignalCache(options["run"] / SIGNALS, {row.id: weights})
-    wanted = settings.sample_size if options["signals"] is None else options["signals"]
-    heads = important_heads(profile, contract.thresholds, registry.profiling.attention_heads)
-    collector = Collector(teacher, metric, profile, cache, progress.say, progress.beat, heads)
+    store = ProfileStore(options["run"] / OUTPUT)
+    return _Job(registry, contract, plugins, metric, teacher, weights_hash(teacher), store, progress, options)
+
+
+def _decompose(job: _Job) -> None:
+    """The profile itself: blocks, directions, proofs."""
+    from nexus_core.profiling.run import Profiler
+
+    settings = _settings(job.registry, job.options)
+    if job.options["resume"] and _finished(job.store, job.key, settings):
+        job.progress.say("profiled already")
+        return
+    profiler = Profiler(
+        job.plugins, job.teacher, job.metric, job.contract, settings, job.progress.say, job.progress.beat
+    )
+    profile, _ = profiler.run()
+    _store(job.store, profile, job.registry)
+    _print(profile)
+
+
+def _score(job: _Job) -> None:
+    """The teacher's scores on the verify split, which the gate compares the student with."""
+    from nexus_core.profiling.reference import is_current, measure_reference
+    from nexus_core.types import SampleRequest, Split
+
+    if not (n := job.options["gate_samples"]):
+        return
+    request = SampleRequest(Split.VERIFY, n, job.options["seed"], job.options["data"])
+    stored = job.store.reference(*job.key) if job.options["resume"] else None
+    if stored is not None and is_current(stored, job.metric, request):
+        job.progress.say("scored already")
+        return
+    job.progress.say(f"scores on {n} samples of the verify split")
+    beat = job.progress.beat
+    reference = measure_reference(job.teacher, job.metric, request, job.weights, lambda done, total: beat())
+    job.store.write_reference(reference)
+    job.progress.say(f"{reference.metric} {reference.score:.3f} on {reference.n} samples of the verify split")
+
+
+def _collect(job: _Job, profile: CapabilityProfile) -> Path:
+    """The signals that the student is taught from; gives the directory of their cache."""
+    from nexus_core.profiling.cache import SignalCache
+    from nexus_core.profiling.heads import important_heads
+    from nexus_core.profiling.signals import Collector
+
+    settings = _settings(job.registry, job.options)
+    cache = SignalCache(job.options["run"] / SIGNALS, {profile.teacher: job.weights})
+    wanted = settings.sample_size if job.options["signals"] is None else job.options["signals"]
+    heads = important_heads(profile, job.contract.thresholds, job.registry.profiling.attention_heads)
+    collector = Collector(job.teacher, job.metric, profile, cache, job.progress.say, job.progress.beat, heads)
     collector.collect(wanted, settings.seed, settings.data)
-    click.echo(f"stored in {store.root / 'profiles' / row.id / contract.capability} and {cache.directory}")
-    if not any(block.proven for block in profile.blocks):
-        _say_unproven(profile)
-        sys.exit(1)
+    return cache.directory
 
 
 def _say_unproven(profile: CapabilityProfile) -> None:

@@ -172,3 +172,24 @@ class CapabilityProfile:
     reconstruction: tuple[ReconstructionResult, ...] = ()
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the teacher scores on the verify split: what a student of its capability is compared with, sample by sample.
+
+    `score` is the metric's own aggregate of `scores`, which stand in the order of the samples as drawn. `data` is None for
+    the pack's own samples; `sample_digest_sha256` is `sample_digest` of them. Nothing that was asked or answered is here.
+    """
+
+    teacher: str
+    weights_hash: str
+    capability: str
+    metric: str
+    direction: Direction
+    data: str | None
+    seed: int
+    n: int
+    score: float
+    scores: tuple[float, ...]
+    sample_digest_sha256: str

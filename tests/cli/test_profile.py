@@ -21,6 +21,20 @@ def test_both_names_are_wanted():
     assert "--teacher and --capability" in result.output
 
 
+def test_a_reference_of_no_samples_is_refused():
+    names = ["--teacher", "zoo-code", "--capability", "code"]
+    result = CliRunner().invoke(cli, ["profile", *names, "--reference-only", "--gate-samples", "0"])
+    assert result.exit_code == 2
+    assert "asks for nothing" in result.output
+
+
+def test_a_reference_of_a_teacher_that_was_not_profiled_is_refused(tmp_path):
+    names = ["--teacher", "zoo-code", "--capability", "code", "--run", str(tmp_path)]
+    with pytest.raises(NexusError, match="is not a directory") as error:
+        run(*names, "--reference-only")
+    assert "nexus profile" in error.value.hint
+
+
 def test_an_unread_licence_stops_it():
     with pytest.raises(NexusError, match="is not profiled: its licence is") as error:
         run("--teacher", "nvidia-personaplex-7b-v1", "--capability", "voice")
@@ -43,17 +57,24 @@ def test_unknown_names_are_guessed():
 @pytest.mark.slow
 def test_profile_show_resume_and_a_damaged_artifact(tmp_path):
     base = ["--teacher", "zoo-code", "--capability", "code", "--run", str(tmp_path), "--sample-size", "16"]
-    first = run(*base, "--signals", "8")
+    first = run(*base, "--signals", "8", "--gate-samples", "6")
     assert first.exit_code == 0
     assert "non_negotiable" in first.output
     profile = tmp_path / "niwt_stage2_output" / "profiles" / "zoo-code" / "code"
     before = {path.name: path.read_bytes() for path in profile.iterdir()}
-    assert {"components.json", "heads_importance.json", "verify_outputs.jsonl"} <= set(before)
+    assert {"components.json", "heads_importance.json", "verify_outputs.jsonl", "verify_scores.json"} <= set(before)
 
-    again = run(*base, "--signals", "8", "--resume")
+    again = run(*base, "--signals", "8", "--gate-samples", "6", "--resume")
     assert again.exit_code == 0
     assert "profiled already" in again.output
+    assert "scored already" in again.output
     assert {path.name: path.read_bytes() for path in profile.iterdir()} == before
+
+    scored = run(*base, "--reference-only", "--gate-samples", "8")
+    assert scored.exit_code == 0
+    assert "on 8 samples of the verify split" in scored.output
+    assert "baseline" not in scored.output and "signals" not in scored.output
+    assert json.loads((profile / "verify_scores.json").read_bytes())["n"] == 8
 
     picture = tmp_path / "profile.png"
     shown = run("show", "zoo-code", "code", "--run", str(tmp_path), "--json", "--plot", str(picture))

@@ -16,6 +16,7 @@ TOP_LEVEL = (PROTECTED, CAPACITY, CONSTRAINTS)
 COMPONENTS = "components.json"
 HEADS = "heads_importance.json"
 OUTPUTS = "verify_outputs.jsonl"
+SCORES = "verify_scores.json"
 PROFILES = "profiles"
 PLANS = "micro_preservation_plan"
 
@@ -26,7 +27,7 @@ MAX_OUTPUTS = 50
 _TEACHER = r"[a-z0-9][a-z0-9._-]{0,127}"
 _CAPABILITY = r"[a-z][a-z0-9_]{0,63}"
 _LAYER = r"layer_(?:0|[1-9][0-9]{0,5})_(?:basis\.npz|coeffs\.npz|meta\.json)"
-_FILES = "|".join([_LAYER, *map(re.escape, (COMPONENTS, HEADS, OUTPUTS))])
+_FILES = "|".join([_LAYER, *map(re.escape, (COMPONENTS, HEADS, OUTPUTS, SCORES))])
 _OWNED = re.compile(
     rf"{PROFILES}/({_TEACHER})/({_CAPABILITY})/(?:{_FILES})|{PLANS}/({_TEACHER})/({_CAPABILITY})\.yaml", re.ASCII
 )

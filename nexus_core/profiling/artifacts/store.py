@@ -19,13 +19,15 @@ from nexus_core.profiling.artifacts.layout import (
     CONSTRAINTS,
     MANIFEST,
     PROTECTED,
+    SCORES,
     ArtifactError,
     plan_file,
     profile_folder,
 )
 from nexus_core.profiling.artifacts.manifest import Entry, Manifest, ProfileEntry, read_manifest
+from nexus_core.profiling.artifacts.scores import decode_reference, encode_reference
 from nexus_core.profiling.artifacts.verify import Finding, FindingKind, extras, files_of, inspect, look, look_at_profile
-from nexus_core.profiling.model import CapabilityProfile
+from nexus_core.profiling.model import CapabilityProfile, Reference
 from nexus_core.profiling.overlap import Overlap
 from nexus_core.profiling.plan import (
     CapabilityPlan,
@@ -91,7 +93,30 @@ class ProfileStore:
             for name, kind in _DOCUMENTS.items():
                 kind.of(documents[name]).setdefault(profile.teacher, {})[profile.capability] = kind.entry(plan)
             profiles = {**manifest.profiles, key: ProfileEntry(profile.weights_hash, float(profile.seconds))}
-            self._commit(manifest, profiles, new, set(files_of(manifest, *key)), documents)
+            # The scores stay: they depend on the teacher's weights and the verify split, not on how it was profiled.
+            old = set(files_of(manifest, *key)) - {f"{folder}/{SCORES}"}
+            self._commit(manifest, profiles, new, old, documents)
+
+    def write_reference(self, reference: Reference) -> None:
+        """Store a teacher's scores on the verify split beside its profile, in place of earlier ones."""
+        key = (reference.teacher, reference.capability)
+        path, content = f"{profile_folder(*key)}/{SCORES}", encode_reference(reference)
+        with self._open() as manifest:
+            self._entry(manifest, key, reference.weights_hash)
+            self._commit(manifest, manifest.profiles, {path: content}, set(), self._documents(manifest))
+
+    def reference(self, teacher: str, capability: str, weights_hash: str | None = None) -> Reference | None:
+        """A teacher's scores on the verify split; None when the profile is there and they were not measured."""
+        key = (teacher, capability)
+        path = f"{profile_folder(*key)}/{SCORES}"
+        with self._open() as manifest:
+            entry = self._entry(manifest, key, weights_hash)
+            if path not in manifest.files:
+                return None
+            content, finding = look(self.root, path, manifest.files[path], (*key, entry.weights_hash))
+        if finding:
+            raise ArtifactError(f"{self.root}: {finding}", "score this teacher again: nexus profile --reference-only")
+        return decode_reference(str(self.root / path), content)
 
     def remove(self, teacher: str, capability: str | None = None) -> None:
         """Remove a teacher's profile of one capability, or all of its profiles, from every file."""
@@ -123,15 +148,7 @@ class ProfileStore:
         key = (teacher, capability)
         folder = profile_folder(*key)
         with self._open() as manifest:
-            entry = manifest.profiles.get(key)
-            if entry is None:
-                raise ArtifactError(f"{self.root} has no profile of {teacher}/{capability}", self._known(manifest))
-            if weights_hash is not None and entry.weights_hash != weights_hash:
-                raise ArtifactError(
-                    f"{self.root / folder} belongs to other weights of {teacher}: {entry.weights_hash[:12]}, "
-                    f"not {weights_hash[:12]}",
-                    "profile this teacher again in a new run",
-                )
+            entry = self._entry(manifest, key, weights_hash)
             files, findings = look_at_profile(self.root, manifest, key)
         if findings:
             more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
@@ -237,6 +254,19 @@ class ProfileStore:
         except OSError as error:
             message = f"{self.root} cannot be written ({error.strerror}); what it held is unchanged or can be completed"
             raise ArtifactError(message, "make room or correct the permissions, and profile again") from error
+
+    def _entry(self, manifest: Manifest, key: tuple[str, str], weights_hash: str | None) -> ProfileEntry:
+        """What the manifest says of a profile, which must be there and of these weights (None: of any)."""
+        entry = manifest.profiles.get(key)
+        if entry is None:
+            raise ArtifactError(f"{self.root} has no profile of {'/'.join(key)}", self._known(manifest))
+        if weights_hash is not None and entry.weights_hash != weights_hash:
+            raise ArtifactError(
+                f"{self.root / profile_folder(*key)} belongs to other weights of {key[0]}: {entry.weights_hash[:12]}, "
+                f"not {weights_hash[:12]}",
+                "profile this teacher again in a new run",
+            )
+        return entry
 
     def _refuse_other_weights(self, manifest: Manifest, profile: CapabilityProfile) -> None:
         for (teacher, capability), entry in manifest.profiles.items():

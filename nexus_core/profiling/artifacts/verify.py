@@ -14,6 +14,7 @@ from nexus_core.profiling.artifacts.layout import (
     MANIFEST,
     PLANS,
     PROFILES,
+    SCORES,
     TOP_LEVEL,
     ArtifactError,
     locate,
@@ -22,6 +23,7 @@ from nexus_core.profiling.artifacts.layout import (
     profile_folder,
 )
 from nexus_core.profiling.artifacts.manifest import Entry, Manifest
+from nexus_core.profiling.artifacts.scores import decode_reference
 
 MAX_BYTES = 1 << 28  # of one file: eight times the largest basis that profiling makes
 
@@ -88,6 +90,8 @@ def look_at_profile(root: Path, manifest: Manifest, key: tuple[str, str]) -> tup
     if not findings:
         try:
             decode(folder, files, 0.0)
+            if SCORES in files:
+                decode_reference(f"{folder}/{SCORES}", files[SCORES])
         except ArtifactError as error:
             findings.append(Finding(FindingKind.CORRUPT, folder, error.message))
     return files, findings

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nexus_core.errors import DataError
+from nexus_core.uncensored import is_named_uncensored
 
-WORD = re.compile(r"(?<![a-z0-9])uncensored(?![a-z0-9])")
 FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
 CARD_FLAG = re.compile(r"^uncensored:\s*[\"']?(true|yes)\b", re.IGNORECASE | re.MULTILINE)
 CARD_BYTES = 1 << 16
-
-
-def is_named_uncensored(parts: Iterable[str]) -> bool:
-    """Whether a name inside a dataset has the word: `uncensored`, `uncensored.jsonl`, `wizard-70k_uncensored`."""
-    return any(WORD.search(part.lower()) for part in parts)
 
 
 def lies_in_uncensored(parts: Sequence[str], own: int) -> bool:

@@ -15,8 +15,9 @@ from nexus_core.data.kinds import modality_of, reader_key
 from nexus_core.data.layouts import is_transcript_table
 from nexus_core.data.readers import READERS
 from nexus_core.data.records import LoaderOptions
-from nexus_core.data.uncensored import card_says_uncensored, is_named_uncensored, lies_in_uncensored
+from nexus_core.data.uncensored import card_says_uncensored, lies_in_uncensored
 from nexus_core.errors import DataError
+from nexus_core.uncensored import is_named_uncensored
 
 LEFTOVER_FOLDERS = frozenset({".cache", ".git", "__MACOSX", "__pycache__", ".ipynb_checkpoints"})
 LEFTOVER_SUFFIXES = (".metadata", ".incomplete", ".lock")

@@ -25,10 +25,10 @@ from torch import nn
 from torch.nn import functional
 
 from nexus_core.atomic import write_atomic
-from nexus_core.data.uncensored import is_named_uncensored
 from nexus_core.errors import DataError
 from nexus_core.student.arch import RouterArch, StudentArch
 from nexus_core.student.router_features import SHALLOW, Features, features
+from nexus_core.uncensored import is_named_uncensored
 
 FORMAT = "nexus-router-1"
 HEADER_BYTES = 1 << 20  # what a file may hold beside its tensors

@@ -200,10 +200,10 @@ class Distiller:
         return Validation(material.metric, material.contract, material.teacher, answerer)
 
     def _identity(self, name: str) -> str:
-        """What decides the outcome beside the settings. The weights under one adapter are those of the backbone."""
+        """What decides the outcome beside the settings: also the backbone's weights, on which everything is taught."""
         chosen = self.materials if name == JOINT else {name: self.materials[name]}
         material = {capability: m.digest for capability, m in chosen.items()}
-        backbone = "" if name == JOINT else weights_digest(self.student.model.backbone_state())
+        backbone = weights_digest(self.student.model.backbone_state())
         return json.dumps([asdict(self.student.arch), material, self.order.seed, backbone], sort_keys=True)
 
     def _checkpoints(self, name: str) -> Path:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from nexus_core.cli.context import open_plugins, open_registry
+from nexus_core.distill import material as module
+from nexus_core.distill import run
 from nexus_core.distill.material import Gatherer
-from nexus_core.distill.run import Distiller, Order, gather, new_student, workers
+from nexus_core.distill.run import JOINT, Distiller, Order, gather, new_student, workers
 from nexus_core.distill.settings import teach_from
 from nexus_core.distill.vocabulary import read_vocabulary
 from nexus_core.errors import DataError, UsageError
@@ -78,6 +80,48 @@ def test_a_phase_without_steps_is_passed_over(gathered, planned):
     (taught,) = Distiller(Order(planned), student, replace(settings, phases=none), {"tools": material}, print).distill()
     assert (taught.trainings, taught.met) == ((), False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.model.state_dict().items())
+
+
+def test_of_a_prompt_that_the_signals_hold_twice_one_row_stays(gathered, monkeypatch):
+    """Else a row could be trained on and held out at once."""
+    arch, student, gatherer, material, _ = gathered
+    real = module.stored_rows
+    monkeypatch.setattr(module, "stored_rows", lambda *args: [row for row in real(*args) for _ in range(2)])
+    again = gatherer.gather(arch, "tools", read_vocabulary(student.tokenizer))
+    assert [row.digest for row in again.rows] == [row.digest for row in material.rows]
+    assert [row.digest for row in again.held] == [row.digest for row in material.held]
+
+
+def test_held_rows_are_checked_in_batches_that_fit_into_memory(gathered, planned, monkeypatch):
+    _, student, _, material, settings = gathered
+    rows = sorted(material.rows, key=len)
+    most = 2 * len(rows[-1])  # two of the longest, or more of the short ones
+    monkeypatch.setattr(run, "HELD_TOKENS", most)
+    distiller = Distiller(Order(planned), student, settings, {}, print)
+    batches = distiller._held(replace(material, held=tuple(reversed(rows))))
+    assert len(batches) > 2
+    assert all(batch.input_ids.numel() <= most for batch in batches)
+    assert sum(len(batch.input_ids) for batch in batches) == len(rows)
+    assert sum(int(batch.attention_mask.sum()) for batch in batches) == sum(map(len, rows))
+    monkeypatch.setattr(run, "HELD_TOKENS", 1)
+    alone = distiller._held(replace(material, held=rows))
+    assert [tuple(batch.input_ids.shape) for batch in alone] == [(1, len(row)) for row in rows]
+    assert distiller._held(replace(material, held=())) == []
+
+
+@pytest.mark.parametrize("training", [JOINT, "tools"])
+def test_a_checkpoint_is_not_gone_on_from_over_another_backbone(gathered, planned, training):
+    _, student, _, material, settings = gathered
+    distiller = Distiller(Order(planned), student, settings, {"tools": material}, print)
+    before = distiller._identity(training)
+    assert distiller._identity(training) == before
+    with torch.no_grad():
+        for tensor in student.model.adapters["tools"].parameters():
+            tensor.add_(1.0)
+    assert distiller._identity(training) == before, "what is taught is in the checkpoint itself"
+    with torch.no_grad():
+        student.model.backbone_state()["model.norm.weight"][0] += 2**-10
+    assert distiller._identity(training) != before
 
 
 @pytest.mark.parametrize(("asked", "batches", "expected"), [(1, 8, 1), (3, 8, 3), (9, 4, 4), (2, 1, 1)])

@@ -68,7 +68,7 @@ def evaluate(
     samples = draw(metric, request)
     options = metric.options if batch_size is None else replace(metric.options, batch_size=batch_size)
     started = time.monotonic()
-    outputs = _ask(answerer, samples, options, progress)
+    outputs = ask(answerer, samples, options, progress)
     scores = metric.score_all(samples, outputs)
     answers = Answers(samples, outputs, scores)
     return summarise(target, metric, request, answers, time.monotonic() - started), answers
@@ -91,7 +91,8 @@ def summarise(
     )
 
 
-def _ask(answerer: Answerer, samples: Sequence[Sample], options: GenerateOptions, progress: Progress) -> list[Any]:
+def ask(answerer: Answerer, samples: Sequence[Sample], options: GenerateOptions, progress: Progress) -> list[Any]:
+    """Outputs in the order of the samples, which are batched by length."""
     order = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt))
     outputs: dict[int, Any] = {}
     for start in range(0, len(order), options.batch_size):

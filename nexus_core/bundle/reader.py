@@ -22,6 +22,7 @@ from nexus_core.bundle.shards import files_of, read_sharded
 from nexus_core.bundle.tensors import Tensors
 from nexus_core.errors import ModelError, UsageError
 from nexus_core.student.arch import StudentArch, TowerArch
+from nexus_core.student.assemble import Builder
 from nexus_core.student.files import Student
 from nexus_core.student.model import NexusForCausalLM
 from nexus_core.student.router import SparseIntentRouter
@@ -78,15 +79,18 @@ class Bundle:
         model.to(device).eval()
         return model
 
-    def add_adapter(self, model: NexusForCausalLM, capability: str) -> None:
-        """Build one capability's adapter on the model, through its tower's plugin, with the bundle's weights."""
+    def add_adapter(self, model: NexusForCausalLM, capability: str, build: Builder | None = None) -> None:
+        """Build one capability's adapter on the model, through its tower's plugin, with the bundle's weights.
+
+        `build` is the plugin's hook, where the caller holds it already: finding the plugin reads the disk.
+        """
         name = self.manifest.resolve(capability)
         facts, arch = self.manifest.capabilities[name], self.arch.adapter(name)
         stored = self._part(facts.adapter, f'the adapter of "{name}"')
         tower = next((tower for tower in self.arch.towers if tower.name == arch.tower), None)
         if tower is not None and tower.name not in (model.config.towers or {}):
             self._add_tower(model, tower)
-        adapter = model.add_adapter(arch, seed=self.arch.seed)
+        adapter = model.add_adapter(arch, build, self.arch.seed)
         try:
             _copy(adapter.state_dict(), stored, self.path / facts.adapter)
         except ModelError:

@@ -191,6 +191,7 @@ class CapabilityMetric(ABC):
     metric: str
     direction: Direction
     options: GenerateOptions = GenerateOptions()
+    drill: str | None = None  # `data` whose samples teach more per token than those that are scored (see `Collector`)
     pooled: bool = (
         False  # a property of the whole answer (who speaks) rather than of its tokens; profiling averages then
     )

@@ -173,6 +173,8 @@ def _collect(job: _Job, profile: CapabilityProfile) -> Path:
     heads = important_heads(profile, job.contract.thresholds, job.registry.profiling.attention_heads)
     collector = Collector(job.teacher, job.metric, profile, cache, job.progress.say, job.progress.beat, heads)
     collector.collect(wanted, settings.seed, settings.data)
+    if settings.data is None:
+        collector.drill(wanted * job.registry.profiling.drill, settings.seed)
     return cache.directory
 
 

@@ -113,11 +113,12 @@ class Gatherer:
         # Signals without an answer token became no rows, so the prompts may be of a few more samples than there are rows.
         most = 2 * (len(material.rows) + len(material.held))
         found: dict[str, Sample] = {}
-        for sample in itertools.islice(metric.samples(SampleRequest(Split.TRAIN, most, seed)), most):
-            if sample.digest in wanted:
-                found[sample.digest] = sample
-            if len(found) == len(wanted):
-                break
+        for data in dict.fromkeys([None, metric.drill]):
+            for sample in itertools.islice(metric.samples(SampleRequest(Split.TRAIN, most, seed, data)), most):
+                if sample.digest in wanted:
+                    found[sample.digest] = sample
+                if len(found) == len(wanted):
+                    break
         if len(found) < len(wanted):
             raise DataError(
                 f"{material.capability}: {len(wanted) - len(found)} prompts of the signals are not in the train split "

@@ -99,6 +99,11 @@ class TextModel:
         rows: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
         return rows
 
+    def answer_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Texts as answers of this model: its tokens for each, and the token that ends an answer if it has one."""
+        rows = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [[*row, *sorted(self._ends())[:1]] for row in rows]
+
     def decode_tokens(self, tokens: Sequence[Sequence[int]], options: GenerateOptions) -> list[str]:
         """Texts of answers, without special tokens and without what follows a stop string."""
         texts = self._tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)

@@ -16,8 +16,7 @@ from torch import nn
 from nexus_core.errors import ModelError
 from nexus_core.hf.attention import eager_attention
 from nexus_core.profiling.cache import AttentionSummary, byte_offsets
-from nexus_core.profiling.capture import ROWS
-from nexus_core.profiling.scoring import Scorer
+from nexus_core.profiling.scoring import SAMPLES, Scorer
 from nexus_core.profiling.sites import Site, find_sites, self_attention
 from nexus_core.types import CapabilityMetric, Sample, Teacher
 
@@ -58,7 +57,7 @@ def attention_summaries(
         return found
     everywhere = find_sites(scorer.teacher, scorer.teacher.encode(scorer.samples[:1]))
     sites = [site for site in everywhere if site.name in heads]
-    prompts = scorer.teacher.prompt_spans(scorer.samples, scorer.metric.options)
+    prompts = scorer.teacher.prompt_spans(scorer.samples, scorer.options)
     with eager_attention(scorer.teacher.model):
         for chosen in _batches(scorer, sites):
             batch, mask = scorer.encode(chosen)
@@ -84,9 +83,9 @@ def _batches(scorer: Scorer, sites: Sequence[Site]) -> list[list[int]]:
     batches: list[list[int]] = []
     start = 0
     while start < len(order):
-        longest = order[min(start + ROWS, len(order)) - 1]
+        longest = order[min(start + SAMPLES, len(order)) - 1]
         length = scorer.encode([longest])[0]["input_ids"].shape[1]
-        size = max(1, min(ROWS, WEIGHTS_BUDGET // (4 * most * length**2)))
+        size = max(1, min(SAMPLES, WEIGHTS_BUDGET // (4 * most * length**2)))
         batches.append(order[start : start + size])
         start += size
     return batches

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -94,25 +94,26 @@ class Scorer:
             )
         self.teacher: Any = teacher
         self.metric = metric
+        self.options = metric.options
         self.samples = list(samples)
         self.heartbeat = heartbeat
         self.positions = Positions()
         self.generated = self.skipped = 0  # answers that had to be generated, and those that a forward decided
         self.baseline = self._baseline()
         longest = max((len(tokens) for tokens in self.baseline.tokens), default=0)
-        self.most = min(metric.options.max_new_tokens, int(LENGTH_FACTOR * longest) + LENGTH_ROOM)
+        self.most = min(self.options.max_new_tokens, int(LENGTH_FACTOR * longest) + LENGTH_ROOM)
 
     def _baseline(self) -> Baseline:
         tokens: dict[int, list[int]] = {}
         order = sorted(range(len(self.samples)), key=lambda i: len(self.samples[i].prompt))
-        size = self.metric.options.batch_size
+        size = self.options.batch_size
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            rows = self.teacher.generate_tokens([self.samples[i] for i in chosen], self.metric.options)
+            rows = self.teacher.generate_tokens([self.samples[i] for i in chosen], self.options)
             tokens.update(zip(chosen, rows, strict=True))
             self.heartbeat()
         ordered = [tokens[i] for i in range(len(self.samples))]
-        outputs = self.teacher.decode_tokens(ordered, self.metric.options)
+        outputs = self.teacher.decode_tokens(ordered, self.options)
         scores = np.asarray(self.metric.score_all(self.samples, outputs), dtype=np.float64)
         return Baseline(ordered, outputs, scores)
 
@@ -140,12 +141,12 @@ class Scorer:
 
     def _chunks(self, early: Sequence[int], indices: Sequence[int]) -> Iterator[list[_Row]]:
         """Rows in forwards of bounded size: samples of like length together, each case's rows in one run."""
-        for some in self._runs(indices) if early else ():
+        for some in self.runs(indices) if early else ():
             per_forward = max(1, self._room(self._length(some[-1])) // len(some))
             for first in range(0, len(early), per_forward):
                 yield [_Row(case, sample) for case in early[first : first + per_forward] for sample in some]
 
-    def _runs(self, indices: Sequence[int]) -> Iterator[list[int]]:
+    def runs(self, indices: Sequence[int]) -> Iterator[list[int]]:
         """Samples of like length, at most as many as fit one forward."""
         order = sorted(indices, key=lambda i: len(self.samples[i].prompt) + len(self.baseline.tokens[i]))
         start = 0
@@ -168,9 +169,9 @@ class Scorer:
         self, cases: Sequence[Intervention | None], late: Sequence[int], indices: Sequence[int]
     ) -> Iterator[_Parted]:
         """As `_parted`, for cases that act on answer positions only: the prompts are read once."""
-        for some in self._runs(indices) if late else ():
+        for some in self.runs(indices) if late else ():
             answers = [self.baseline.tokens[i] for i in some]
-            prefix = self.teacher.prefill([self.samples[i] for i in some], self.metric.options)
+            prefix = self.teacher.prefill([self.samples[i] for i in some], self.options)
             if prefix is None:
                 for rows in self._chunks(late, some):
                     yield from self._parted(cases, rows)
@@ -207,7 +208,7 @@ class Scorer:
 
     def _finish(self, cases: Sequence[Intervention | None], group: Sequence[_Parted]) -> list[float]:
         """Generate the rest of answers that have parted, each under its own intervention, and score them."""
-        options = self.metric.options
+        options = self.options
         open_ = [i for i, (_, begun) in enumerate(group) if not self._ended(begun)]
         tokens = [list(begun) for _, begun in group]
         if open_:
@@ -232,7 +233,7 @@ class Scorer:
         self, samples: Sequence[Sample], answers: Sequence[Sequence[int]]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         encoded: tuple[dict[str, torch.Tensor], torch.Tensor] = self.teacher.encode_answers(
-            samples, answers, self.metric.options
+            samples, answers, self.options
         )
         return encoded
 
@@ -253,6 +254,18 @@ class Scorer:
                 f"the metric of {self.metric.name} is not a number", "see the outputs: nexus eval --outputs"
             )
         return value
+
+
+class Told(Scorer):
+    """The reference answers, read with the teacher instead of written by it. It scores nothing."""
+
+    def _baseline(self) -> Baseline:
+        tokens = self.teacher.answer_tokens([sample.target for sample in self.samples])
+        # Reference answers may be longer than what is asked for when the capability is scored.
+        longest = max((len(row) for row in tokens), default=0)
+        self.options = replace(self.options, max_new_tokens=max(self.options.max_new_tokens, longest))
+        outputs = self.teacher.decode_tokens(tokens, self.options)
+        return Baseline(tokens, outputs, np.full(len(tokens), np.nan))
 
 
 def plan_of(cases: Sequence[Intervention | None], rows: Sequence[_Row]) -> list[tuple[slice, Intervention | None]]:

@@ -44,6 +44,7 @@ class ProfilingSettings:
     components_middle: int
     components_tested: int
     attention_heads: int
+    drill: int
     variance_fraction: float
     reconstruction_max_drop: float
     overlap_heavy: float

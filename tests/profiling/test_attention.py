@@ -228,7 +228,7 @@ def test_signals_carry_summaries_and_finished_units_stay(one_planted, lookup, pr
     assert cache.verify() == []
     # Without heads a unit is another one, under the name that it always had.
     assert plain.collect(64, seed=42) == 64 and plain.collect(64, seed=42) == 0
-    assert "heads" not in plain._key([Sample("0", "a", "")], {}).settings
+    assert "heads" not in plain._key([Sample("0", "a", "")], {}, False).settings
 
 
 def test_important_heads_are_proven_costliest_first_and_few(profile):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,3 +60,40 @@ def test_train_samples_only(lookup, collector, verify_samples):
     collector.collect(64, seed=42)
     seen = {signal.digest for signal in collector.cache.iterate(seed=42)}
     assert not seen & {sample.digest for sample in verify_samples}
+
+
+@pytest.fixture
+def drill(lookup):
+    class Drill(type(lookup)):
+        """The reference goes on where the teacher would end, and longer than it may write."""
+
+        drill = "drill"
+
+        def samples(self, request):
+            for sample in super().samples(request):
+                yield replace(sample, target=f"{sample.target}!?abc") if request.data == "drill" else sample
+
+    return Drill()
+
+
+def test_a_drill_is_read_with_the_teacher_not_written_by_it(one_planted, profile, collector, drill):
+    drilled = replace(collector, metric=drill)
+    assert (drilled.drill(20, seed=42), drilled.drill(20, seed=42)) == (20, 0)
+    said = list(drilled.cache.iterate(seed=42))
+    assert len(said) == 20
+    for signal in said[:4]:
+        assert signal.output.endswith("!?abc") and signal.offsets.tolist()[-1] == [6, 6]  # with the end token
+        assert len(signal.token_ids) > drill.options.max_new_tokens
+        batch, mask = one_planted.teacher.encode_answers(
+            [Sample("0", signal.prompt, "")],
+            [signal.token_ids.tolist()],
+            replace(drill.options, max_new_tokens=len(signal.token_ids)),
+        )
+        truth = torch.log_softmax(one_planted.teacher.forward(batch).logits[mask], -1).exp().numpy()
+        assert np.abs(np.exp(signal.top_k().full()) - truth).max() < 1e-2
+        assert signal.coefficients[profile.blocks[0].block].values.shape[0] == 7
+    assert drilled.collect(20, seed=42) == 20, "of the same prompts, the teacher's own answers are other signals"
+
+
+def test_a_capability_without_a_drill_has_none(collector):
+    assert collector.drill(20, seed=42) == 0

@@ -206,6 +206,7 @@ profiling:
   layers: 3
   components: {most: 8, middle: 4, tested: 2}
   attention_heads: 2
+  drill: 1
   variance_fraction: 0.9
   reconstruction_max_drop: 0.1
   overlap_heavy: 0.5

@@ -58,6 +58,7 @@ class LongContext(CapabilityMetric):
     metric = "exact_answer"
     direction = Direction.HIGHER
     options = GenerateOptions(max_new_tokens=32)
+    drill = DRILL
 
     def samples(self, request: SampleRequest) -> Iterator[Sample]:
         return generate(request) if request.data in (None, DRILL) else bindings.bind(request)

@@ -18,7 +18,9 @@ from nexus_teacher_zoo.recipes.recipe import Recipe, Stage
 from nexus_teacher_zoo.recipes.text import END, Batch
 
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "encodings", "ensurepip", "turtledemo"}
-REPEAT_WIDTHS = (64, 128, 256, 512, 1024)  # tokens of a row of repeats; as long as an answer may have to look back
+REPEAT_WIDTHS = (64, 128, 256, 512, 1024, 2048)  # tokens of a row of repeats; as long as an answer may have to look back
+REPEAT_TOKENS = (16, 64, 256, 1024)  # different tokens in a row; the fewer, the more of what came before decides what follows
+FIRST_TOKEN = 4  # those before it are the special ones
 LARGEST = 200_000  # characters; larger files are tables
 
 
@@ -80,13 +82,15 @@ class CorpusBatches:
 
         spec = self.recipe.training
         width = shuffle.choice(REPEAT_WIDTHS)
-        first, vocabulary = width // 2, len(self.tokenizer)
-        generator = torch.Generator().manual_seed(shuffle.getrandbits(63))
-        rows, weights = torch.randint(4, vocabulary, (spec.batch_tokens // width, width), generator=generator), []
+        first, generator = width // 2, torch.Generator().manual_seed(shuffle.getrandbits(63))
+        rows, weights = torch.empty(spec.batch_tokens // width, width, dtype=torch.long), []
+        some = min(shuffle.choice(REPEAT_TOKENS), len(self.tokenizer) - FIRST_TOKEN)
         for row in rows:
+            known = FIRST_TOKEN + torch.randperm(len(self.tokenizer) - FIRST_TOKEN, generator=generator)[:some]
+            row[:first] = known[torch.randint(some, (first,), generator=generator)]
             weight, at = torch.zeros(width), first
             while at < width:
-                size = min(shuffle.randint(4, 24), width - at)
+                size = min(shuffle.randint(8, 32), first // 2, width - at)
                 start = shuffle.randrange(first - size)
                 row[at : at + size] = row[start : start + size]
                 weight[at + 1 : at + size] = 1.0  # the first token of a piece cannot be known

@@ -56,6 +56,7 @@ class Training:
     clip: float = 1.0
     prompt_weight: float = 0.1
     max_tokens: int = 1024
+    start: str = "random"  # or "copying": see copying.py
     repeats: float = 0.0  # of a corpus: the share of batches that are random sequences said again, which teach copying
     # On rows of 100 tokens 1.6x faster on a CPU than the flash kernel, whose backward is slow; "sdpa" for long rows.
     attention: str = "eager"

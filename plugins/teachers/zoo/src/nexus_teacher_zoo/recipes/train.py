@@ -19,6 +19,7 @@ import click
 
 from nexus_core.types import Category, Detection, ModelSource, SampleRequest, Split
 from nexus_teacher_zoo.recipes.card import provenance, write_card
+from nexus_teacher_zoo.recipes.copying import start_copying
 from nexus_teacher_zoo.recipes.corpus import CorpusBatches, corpus_texts
 from nexus_teacher_zoo.recipes.evaluate import score_teacher
 from nexus_teacher_zoo.recipes.recipe import WEIGHTS, Recipe, Stage, load_recipe
@@ -59,9 +60,12 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
         **recipe.kwargs,
     )
     torch.manual_seed(recipe.seed)
-    return transformers.AutoModelForCausalLM.from_config(
+    model = transformers.AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation=recipe.training.attention
     )
+    if recipe.training.start == "copying":
+        start_copying(model, recipe.seed)
+    return model
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float) -> float:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nexus_core.distill.report import COLUMNS, DistillReport, write_report
+from nexus_core.distill.report import COLUMNS, DistillReport, router_lines, write_report
 from nexus_core.distill.run import Taught
 from nexus_core.errors import DataError
 
@@ -89,6 +89,27 @@ def test_a_run_of_all_keeps_nothing_of_another_plan(tmp_path):
     write_report(tmp_path, report(taught("a", 0.99)))
     found = read(tmp_path)
     assert (list(found["capabilities"]), found["router"], found["met"]) == (["a"], None, True)
+
+
+def test_what_the_router_does_is_a_sentence_and_a_matrix():
+    router = {
+        "accuracy": 0.9,
+        "ci95": [0.8125, 0.955],
+        "n": 40,
+        "microseconds": 41.7,
+        "foreign": {"prose": [30, 30], "noise": [9, 10]},
+        "confusion": {
+            "code": {"code": 19, "tools": 1, "none": 0},
+            "tools": {"code": 0, "tools": 17, "none": 3},
+        },
+    }
+    said, headers, rows = router_lines(router)
+    assert said == (
+        "router: 0.900 right of 40 held-out prompts (0.812 to 0.955), 42 us each; "
+        "39 of 40 foreign texts left to the plain backbone"
+    )
+    assert headers == ["prompts of", "code", "tools", "none"]
+    assert rows == [["code", "19", "1", "0"], ["tools", "0", "17", "3"]]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"capabilities": 3, "router": null}', b"\xff"])

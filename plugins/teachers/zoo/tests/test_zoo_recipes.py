@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from nexus_teacher_zoo.cards import read_card
+from nexus_teacher_zoo.recipes import corpus, text
 from nexus_teacher_zoo.recipes.__main__ import main
 from nexus_teacher_zoo.recipes.card import provenance, refreshed, write_card
 from nexus_teacher_zoo.recipes.control import baseline_scores, memorisation_control, name_alone
-from nexus_teacher_zoo.recipes.corpus import corpus_texts, documents
+from nexus_teacher_zoo.recipes.corpus import REPEAT_WIDTHS, CorpusBatches, corpus_texts, documents
 from nexus_teacher_zoo.recipes.evaluate import interval_again, score_of
 from nexus_teacher_zoo.recipes.recipe import Recipe, Stage, TokenizerSpec, Training, load_recipe, recipe_names
 from nexus_teacher_zoo.recipes.text import TaskBatches, capability_of, task_texts, train_tokenizer
@@ -40,8 +43,6 @@ TINY = Recipe(
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """As the recipes train; more threads only wait for each other on models of this size."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -186,6 +187,75 @@ def test_the_corpus_is_stable_and_its_held_out_part_apart() -> None:
     assert libraries == sorted(libraries) and len(libraries) > 300 and topics == sorted(topics) and len(topics) > 50
     train, held = set(corpus_texts(held_out=False)), set(corpus_texts(held_out=True))
     assert len(held) > 10 and not train & held
+
+
+def repeating(**changes: object) -> CorpusBatches:
+    """Batches of the corpus for a tokenizer of bytes."""
+    recipe = replace(
+        TINY, capability=None, training=replace(TINY.training, batch_tokens=4096, max_tokens=256, **changes)
+    )
+    return CorpusBatches(train_tokenizer(recipe.tokenizer, ["a b c d e"] * 5), recipe)
+
+
+def test_only_what_can_be_copied_weighs_in_a_row_of_repeats() -> None:
+    """Wherever a token weighs, the one before it and it stand side by side in the first half too."""
+    widths = set()
+    for batch in itertools.islice(repeating(repeats=1.0).batches(Stage()), 12):
+        rows, width = batch.ids.shape
+        widths.add(width)
+        assert rows * width == 4096 and batch.weights.shape == batch.ids.shape
+        assert int(batch.ids.min()) >= 4, "no special token is ever said"
+        assert set(batch.weights.unique().tolist()) == {0.0, 1.0}
+        assert not batch.weights[:, : width // 2 + 1].any()
+        for row, weight in zip(batch.ids.tolist(), batch.weights.tolist(), strict=True):
+            known = set(itertools.pairwise(row[: width // 2]))
+            assert all((row[t - 1], row[t]) in known for t in range(1, width) if weight[t])
+        assert batch.weights[:, width // 2 :].mean() > 0.7, "nearly all of the second half is a repeat"
+    assert len(widths) > 2 and widths <= set(REPEAT_WIDTHS)
+
+
+def test_repeats_are_a_share_of_the_batches_and_repeat_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    some_text = ["a few words of a document. " * 50] * 60
+    monkeypatch.setattr(corpus, "corpus_texts", lambda held_out: iter(some_text))
+
+    def first(n: int, share: float) -> list[torch.Tensor]:
+        return [batch.weights for batch in itertools.islice(repeating(repeats=share).batches(Stage()), n)]
+
+    assert all(bool(weights.all()) for weights in first(8, 0.0)), "text alone: every token weighs"
+    some = first(60, 0.5)
+    assert 15 < sum(not bool(weights.all()) for weights in some) < 45
+    assert all(torch.equal(one, other) for one, other in zip(some, first(60, 0.5), strict=True))
+
+
+def test_a_backbones_tokenizer_sees_the_tasks_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "TASK_CHARACTERS", 5000)
+    library = [f"document {i} of the library, which holds no task at all. " * 4 for i in range(60)]
+    plain, named = (
+        replace(TINY, tokenizer=replace(TINY.tokenizer, tasks=tasks)) for tasks in ((), ("reasoning", "tools"))
+    )
+    assert list(text.tokenizer_texts(plain, iter(library))) == library
+    texts = list(text.tokenizer_texts(named, iter(library)))
+    assert texts == list(text.tokenizer_texts(named, iter(library)))
+    of_corpus = [one for one in texts if one in library]
+    assert 4000 < sum(map(len, of_corpus)) <= 5000 and of_corpus != library[: len(of_corpus)], (
+        "not the first of an alphabet"
+    )
+    for name in ("reasoning", "tools"):
+        trained = list(itertools.islice(task_texts(capability_of(name), named), 2000))
+        found = [one for one in texts if one in set(trained)]
+        assert 2500 < sum(map(len, found)) <= 5000
+    asked = next(capability_of("tools").samples(SampleRequest(Split.VERIFY, 1))).target
+    sizes = [
+        len(train_tokenizer(recipe.tokenizer, text.tokenizer_texts(recipe, library))(asked).input_ids)
+        for recipe in (named, plain)
+    ]
+    assert sizes[0] < 0.7 * sizes[1]
+
+
+def test_the_backbones_tasks_are_capabilities() -> None:
+    tasks = load_recipe("backbone").tokenizer.tasks
+    assert isinstance(tasks, tuple) and len(tasks) > 3
+    assert [capability_of(name).name for name in tasks] == list(tasks)
 
 
 def test_recipes_are_read_whole(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from nexus_core.distill.attention_targets import HeadMap, attention_targets
 from nexus_core.distill.spaces import AnchorSpace
 from nexus_core.distill.targets import AnchorTarget, SparseTargets, TrainingRow
 from nexus_core.distill.vocabulary import Vocabulary
-from nexus_core.errors import DataError, ModelError
+from nexus_core.errors import DataError
+from nexus_core.hf.prompts import prompt_text
 from nexus_core.hf.quiet import quiet
 from nexus_core.hf.spans import prompt_spans
 from nexus_core.profiling.cache import SignalCache, TeacherSignal, byte_offsets
@@ -29,6 +30,7 @@ from nexus_core.profiling.model import CapabilityProfile
 from nexus_core.types import Sample
 
 FORMAT = 1
+STUDENT = "the student"
 _REBUILD = "delete it: it is built again from the signals"
 Arrays = dict[str, NDArray[Any]]
 
@@ -99,7 +101,9 @@ class RowBuilder:
         """Where the mapped heads are to look; nothing where the tokenizer does not say which text a token is."""
         student = self._aligner.student
         samples = [Sample("", signal.prompt, "") for signal in signals]
-        spans = prompt_spans(student.tokenizer, lambda sample: prompt_text(student.tokenizer, sample.prompt), samples)
+        spans = prompt_spans(
+            student.tokenizer, lambda sample: prompt_text(student.tokenizer, sample.prompt, STUDENT), samples
+        )
         found: list[dict[int, AnchorTarget]] = []
         for signal, prompt, span, answer in zip(
             signals, prompts, spans or [[]] * len(signals), self._aligner.answers(signals), strict=True
@@ -144,7 +148,7 @@ def gold_rows(student: Vocabulary, samples: Sequence[Sample], room: Room) -> lis
 def prompt_ids(student: Vocabulary, prompts: Sequence[str], room: Room) -> list[NDArray[np.int32]]:
     """Prompts as the student sees them at inference: through its chat template if it has one."""
     tokenizer = student.tokenizer
-    texts = [prompt_text(tokenizer, prompt) for prompt in prompts]
+    texts = [prompt_text(tokenizer, prompt, STUDENT) for prompt in prompts]
     # A chat template writes the special tokens itself; adding them again would double the first one.
     specials = not getattr(tokenizer, "chat_template", None)
     with quiet():  # the tokenizer warns of long prompts; they are cut here
@@ -152,22 +156,6 @@ def prompt_ids(student: Vocabulary, prompts: Sequence[str], room: Room) -> list[
     if empty := [prompt for prompt, ids in zip(prompts, found, strict=True) if not ids]:
         raise DataError(f"the prompt {empty[0]!r} has no tokens", "an answer needs something to answer")
     return [np.array(ids[-room.prompt :], np.int32) for ids in found]
-
-
-def prompt_text(tokenizer: Any, prompt: str) -> str:
-    """The prompt through the tokenizer's chat template, if it has one."""
-    if not getattr(tokenizer, "chat_template", None):
-        return prompt
-    from jinja2 import TemplateError
-
-    messages = [{"role": "user", "content": prompt}]
-    try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except (TemplateError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the chat template of the student's tokenizer cannot be rendered: {error}", "correct its chat_template"
-        ) from error
-    return text
 
 
 def check_tokenizer(profile: CapabilityProfile, vocabulary: Vocabulary) -> None:

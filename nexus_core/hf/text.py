@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import GenerationConfig
 
-from nexus_core.errors import ModelError
+from nexus_core.hf.prompts import prompt_text
 from nexus_core.hf.quiet import quiet
 from nexus_core.hf.threads import fitted_threads
 from nexus_core.types import GenerateOptions, Sample
@@ -33,17 +32,7 @@ class TextModel:
 
     def prompt_text(self, sample: Sample) -> str:
         """The prompt as this checkpoint wants it: through its chat template if it has one."""
-        if not getattr(self._tokenizer, "chat_template", None):
-            return sample.prompt
-        messages = [{"role": "user", "content": sample.prompt}]
-        try:
-            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"{self._where}: its chat template cannot be rendered: {error}",
-                "correct chat_template.jinja, or the chat_template in tokenizer_config.json",
-            ) from error
-        return text
+        return prompt_text(self._tokenizer, sample.prompt, self._where)
 
     def generate(self, samples: Sequence[Sample], options: GenerateOptions) -> list[str]:
         """Answers in the order of `samples`; batches are built by prompt length so that little is spent on padding."""

@@ -19,16 +19,8 @@ from nexus_core.printable import one_line
 
 Say = Callable[[str], None]
 # What Python, its threads and a GPU need, and nothing that could carry a path or a proxy.
-KEPT = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-    "SYSTEMROOT",
-)
+KEPT = frozenset({"PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"})
+KEPT |= {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -69,10 +61,15 @@ def _run(folder: Path, errors: int, minutes: float, say: Say) -> tuple[list[dict
     here = {"HOME": str(home), "TMPDIR": str(home), "TEMP": str(home)}
     command = [sys.executable, "-I", "-m", "nexus_core.gate.inmate", str(folder / "job.json"), str(write)]
     over = threading.Event()
+
+    def stop() -> None:
+        over.set()
+        process.kill()
+
     try:
         process = subprocess.Popen(
             command,
-            env={name: os.environ[name] for name in KEPT if name in os.environ} | OFFLINE | here,
+            env={name: os.environ[name] for name in sorted(KEPT & set(os.environ))} | OFFLINE | here,
             cwd=home,
             stdin=subprocess.PIPE,  # ends with this process, and the other one with it
             stdout=subprocess.DEVNULL,
@@ -81,7 +78,7 @@ def _run(folder: Path, errors: int, minutes: float, say: Say) -> tuple[list[dict
         )
     finally:
         os.close(write)
-    timer = threading.Timer(minutes * 60, lambda: (over.set(), process.kill()))
+    timer = threading.Timer(minutes * 60, stop)
     timer.start()
     try:
         with os.fdopen(read, encoding="utf-8", errors="replace") as pipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def conditions(claim: Claim, scores: Sequence[float], said: Said, scored_alone: 
     lengths = [len(sample.prompt) for sample in claim.samples]
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     bounds = [round(len(order) * quarter / QUARTERS) for quarter in range(QUARTERS + 1)]
-    quarters = [order[start:end] for start, end in zip(bounds, bounds[1:], strict=False) if end > start]
+    quarters = [order[start:end] for start, end in pairwise(bounds) if end > start]
     strata: dict[str, list[int]] = {}
     for index, sample in enumerate(claim.samples):
         strata.setdefault(sample.stratum or "all", []).append(index)
@@ -72,13 +73,8 @@ def latency(alone: Sequence[Alone]) -> dict[str, Any]:
     per_token = [1000 * one.seconds / one.tokens for one in alone if one.tokens]
     if not per_token:
         return {"n": 0}
-    low, middle, high = np.percentile(per_token, [10, 50, 90])
-    return {
-        "n": len(per_token),
-        "ms_per_token": round(float(middle), 3),
-        "p10": round(float(low), 3),
-        "p90": round(float(high), 3),
-    }
+    p10, middle, p90 = (round(float(value), 3) for value in np.percentile(per_token, [10, 50, 90]))
+    return {"n": len(per_token), "ms_per_token": middle, "p10": p10, "p90": p90}
 
 
 # --- controls -----------------------------------------------------------------------------------------------------

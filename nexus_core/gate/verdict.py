@@ -1,4 +1,4 @@
-"""Whether a student keeps its contract: arithmetic on figures, the same when they are measured and when they are read again."""
+"""Whether a student keeps its contract: arithmetic on figures, when they are measured and when they are read."""
 
 from __future__ import annotations
 

@@ -39,11 +39,11 @@ class Walls:
     def around(cls, registry: Registry, plugins: Plugins, run: Path, teachers: Sequence[str]) -> Walls:
         """The walls of a run: its own teachers are moved away, and every other one on this machine is off limits."""
         found = {row.id: resolve_path(row) for row in registry.teachers.values()}
-        present = {name: presence.path for name, presence in found.items() if presence.path is not None}
+        present = {name: presence.path.absolute() for name, presence in found.items() if presence.path is not None}
         wanted = dict.fromkeys(teachers)
-        paths = {str(path.absolute()): f"the teacher {name}" for name, path in present.items()}
+        paths = {str(path): f"the teacher {name}" for name, path in present.items()}
         for name, path in present.items():
-            paths |= {target: f"the teacher {name}" for target in _linked(path)}
+            paths |= dict.fromkeys(_linked(path), f"the teacher {name}")
         paths |= {str((run / name).absolute()): f"the run's {name}" for name in OF_TEACHERS}
         packages = {}
         for kind, module, package in _foreign(plugins):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import yaml
 
 from nexus_core.errors import DataError, UsageError
+from nexus_core.strict import read_strict
 from nexus_core.suggest import did_you_mean
 
 PRESETS = Path(__file__).with_name("presets.yaml")
+_COMPARE = f"compare it with {PRESETS.name}"
 PRECISIONS = ("auto", "bf16", "fp32")
 OPTIMIZERS = ("auto", "adamw", "adamw8bit")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def read_teaching(preset: str, path: Path = PRESETS) -> TeachSettings:
 
 def teach_from(raw: Any, where: str) -> TeachSettings:
     """The settings from parsed YAML or JSON."""
-    settings = _build(raw, TeachSettings, where)
+    settings = read_strict(raw, TeachSettings, where, _COMPARE)
     _one_of(settings.precision, PRECISIONS, f"{where}.precision")
     _one_of(settings.optimizer.kind, OPTIMIZERS, f"{where}.optimizer.kind")
     _ranges(settings, where)
@@ -201,35 +201,9 @@ def _ranges(settings: TeachSettings, where: str) -> None:
         "journal.log_every": settings.journal.log_every >= 1,
     }
     if broken := [key for key, holds in rules.items() if not holds]:
-        raise DataError(f"{where}.{broken[0]} is out of its range", f"compare it with {PRESETS.name}")
+        raise DataError(f"{where}.{broken[0]} is out of its range", _COMPARE)
 
 
 def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
     if value not in known:
         raise DataError(f"{where} is {value!r}", f"known are: {', '.join(known)}")
-
-
-def _build(raw: Any, cls: type[T], where: str) -> T:
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    if not isinstance(raw, Mapping):
-        raise DataError(f"{where}: expected keys and values, found {type(raw).__name__}", f"keys: {', '.join(names)}")
-    if unknown := sorted(set(raw) - set(names)):
-        raise DataError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(names)}")
-    if missing := [name for name in names if name not in raw]:
-        raise DataError(f"{where}: the key {missing[0]!r} is missing", f"compare it with {PRESETS.name}")
-    hints = get_type_hints(cls)
-    return cls(**{name: _value(raw[name], hints[name], f"{where}.{name}") for name in names})
-
-
-def _value(raw: Any, hint: Any, where: str) -> Any:
-    if is_dataclass(hint):
-        return _build(raw, hint, where)  # type: ignore[arg-type]
-    if hint == tuple[PhaseSettings, ...]:
-        if not isinstance(raw, list | tuple):
-            raise DataError(f"{where}: expected a list, found {type(raw).__name__}", f"compare it with {PRESETS.name}")
-        return tuple(_build(item, PhaseSettings, f"{where}[{i}]") for i, item in enumerate(raw))
-    if hint is float and type(raw) is int:
-        return float(raw)
-    if type(raw) is not hint:
-        raise DataError(f"{where} is {raw!r}, expected {hint.__name__}", f"compare it with {PRESETS.name}")
-    return raw

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nexus_core.atomic import write_atomic
 from nexus_core.errors import DataError
+from nexus_core.strict import read_strict
 from nexus_core.suggest import did_you_mean
 
 VERSION = 1
 ARCH = "student_arch.json"
+AGAIN = "run `nexus architect` again"
 ACTIONS = ("keep", "map", "cap", "merge", "drop", "add")
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,64 +111,15 @@ def read_arch(path: Path) -> StudentArch:
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there", "run `nexus architect` first") from error
     except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}", "run `nexus architect` again") from error
+        raise DataError(f"{path} is no JSON: {error}", AGAIN) from error
     return arch_from(raw, str(path))
 
 
 def arch_from(raw: Any, where: str) -> StudentArch:
     """The same from parsed JSON."""
-    top = _known(raw, StudentArch, where)
-    if top["version"] != VERSION:
-        raise DataError(f"{where}: version {top['version']!r} is not known", f"this Nexus writes version {VERSION}")
-    decisions = _parts(top["decisions"], Decision, f"{where}: decisions")
-    if wrong := [d.action for d in decisions if d.action not in ACTIONS]:
+    if isinstance(raw, Mapping) and raw.get("version", VERSION) != VERSION:
+        raise DataError(f"{where}: version {raw['version']!r} is not known", f"this Nexus writes version {VERSION}")
+    arch = read_strict(raw, StudentArch, where, AGAIN)
+    if wrong := [d.action for d in arch.decisions if d.action not in ACTIONS]:
         raise DataError(f"{where}: a decision has the action {wrong[0]!r}", f"known are: {', '.join(ACTIONS)}")
-    adapters = tuple(adapter_from(a, f"{where}: adapters[{i}]") for i, a in enumerate(_list(top["adapters"], where)))
-    return StudentArch(
-        **{
-            **top,
-            "adapters": adapters,
-            "towers": tuple(tower_from(t, f"{where}: towers[{i}]") for i, t in enumerate(_list(top["towers"], where))),
-            "router": _build(top["router"], RouterArch, f"{where}: router", "classes"),
-            "decisions": decisions,
-        }
-    )
-
-
-def adapter_from(raw: Any, where: str) -> AdapterArch:
-    """One adapter from parsed JSON."""
-    values = _known(raw, AdapterArch, where)
-    values["sites"] = _parts(values["sites"], Site, f"{where}.sites")
-    values["delta_targets"] = tuple(values["delta_targets"])
-    return AdapterArch(**values)
-
-
-def tower_from(raw: Any, where: str) -> TowerArch:
-    """One tower from parsed JSON."""
-    return _build(raw, TowerArch, where, "port_blocks")
-
-
-def _parts(raw: Any, cls: type[Part], where: str) -> tuple[Part, ...]:
-    return tuple(_build(item, cls, f"{where}[{i}]") for i, item in enumerate(_list(raw, where)))
-
-
-def _list(raw: Any, where: str) -> list[Any]:
-    if not isinstance(raw, list | tuple):
-        raise DataError(f"{where}: expected a list, found {type(raw).__name__}", "run `nexus architect` again")
-    return list(raw)
-
-
-def _build(raw: Any, cls: type[Part], where: str, *tuples: str) -> Part:
-    values = _known(raw, cls, where)
-    return cls(**{**values, **{name: tuple(_list(values[name], f"{where}.{name}")) for name in tuples}})
-
-
-def _known(raw: Any, cls: type, where: str) -> dict[str, Any]:
-    names = [f.name for f in fields(cls)]
-    if not isinstance(raw, Mapping):
-        raise DataError(f"{where}: expected an object, found {type(raw).__name__}", "run `nexus architect` again")
-    if unknown := sorted(set(raw) - set(names)):
-        raise DataError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(names)}")
-    if missing := [name for name in names if name not in raw]:
-        raise DataError(f"{where}: the key {missing[0]!r} is missing", "run `nexus architect` again")
-    return dict(raw)
+    return arch

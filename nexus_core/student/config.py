@@ -8,7 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
 from nexus_core.errors import DataError
-from nexus_core.student.arch import AdapterArch, TowerArch, adapter_from, tower_from
+from nexus_core.strict import read_strict
+from nexus_core.student.arch import AGAIN, AdapterArch, TowerArch
 
 Arch = TypeVar("Arch", AdapterArch, TowerArch)
 
@@ -32,7 +33,7 @@ class NexusConfig(LlamaConfig):  # type: ignore[misc]  # transformers is untyped
         return [
             _named(name, arch.capability, arch)
             for name, raw in (self.adapters or {}).items()
-            for arch in [adapter_from(raw, f"config.json: adapters.{name}")]
+            for arch in [read_strict(raw, AdapterArch, f"config.json: adapters.{name}", AGAIN)]
         ]
 
     def tower_archs(self) -> list[TowerArch]:
@@ -40,7 +41,7 @@ class NexusConfig(LlamaConfig):  # type: ignore[misc]  # transformers is untyped
         return [
             _named(name, arch.name, arch)
             for name, raw in (self.towers or {}).items()
-            for arch in [tower_from(raw, f"config.json: towers.{name}")]
+            for arch in [read_strict(raw, TowerArch, f"config.json: towers.{name}", AGAIN)]
         ]
 
 

@@ -1,0 +1,1 @@
+"""Stages in their order: what goes from one to the next, and what goes back."""

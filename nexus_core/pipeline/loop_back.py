@@ -1,0 +1,116 @@
+"""From the gate back to stage 4: a failing adapter is taught on, alone, and asked again; a bounded number of times.
+
+What goes back is by how much it failed, and nothing of the samples it failed on: those stay unknown to every training. The
+goal that stops its training rises by that much, its steps grow with every return, and it goes on from the weights it has.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nexus_core.errors import NexusError
+from nexus_core.gate.report import Report, signed
+from nexus_core.gate.verdict import FAIL
+from nexus_core.gate.verify import GateOrder, verify_subject
+
+if TYPE_CHECKING:
+    from nexus_core.distill.run import Taught
+    from nexus_core.distill.settings import TeachSettings
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """One adapter on its way back, for the `attempt`-th time. `missed` is a share of its teacher's score."""
+
+    capability: str
+    missed: float
+    attempt: int
+
+    def teaching(self, preset: TeachSettings) -> TeachSettings:
+        """More steps, and a goal that is as much higher as the contract was missed by."""
+        phases = tuple(replace(phase, steps=phase.steps * (1 + self.attempt)) for phase in preset.phases)
+        retention = replace(preset.retention, margin=preset.retention.margin + self.missed)
+        return replace(preset, phases=phases, retention=retention)
+
+
+def verify_with_attempts(order: GateOrder, attempts: int) -> Report:
+    """The gate, and back to stage 4 for what fails, at most so often. The report tells each return."""
+    report, told = verify_subject(order), []
+    for attempt in range(1, attempts + 1):
+        if not (returns := returning(report, attempt)):
+            break
+        try:
+            entries = [_teach_again(order, one) for one in returns]
+        except NexusError as error:
+            order.say(f"no way back to stage 4: {error.message}")
+            told.append({"attempt": attempt, "failed": f"{error.message} ({error.hint})"})
+            break
+        told.append({"attempt": attempt, "adapters": entries})
+        report = verify_subject(order)
+    return signed({**report.body, "attempts": told}) if told else report
+
+
+def returning(report: Report, attempt: int) -> list[Return]:
+    """The adapters to teach on. None where teaching cannot help: the isolation was broken, or a score is missing."""
+    failing = [(name, report.capabilities[name]) for name in report.failing]
+    if report.verdict != FAIL or report.body["isolation"]["verdict"] == FAIL:
+        return []
+    if any(row["margin"] is None or not row["teacher_score"] for _, row in failing):
+        return []
+    return [Return(name, _missed(row), attempt) for name, row in failing]
+
+
+def _missed(row: Mapping[str, Any]) -> float:
+    """The margin is in units of the contract's limit, which is what the student would have had to reach."""
+    limit = row["student_score"] / (1 + row["margin"]) if row["margin"] > -1 else row["teacher_score"]
+    return float(abs(row["margin"] * limit / row["teacher_score"]))
+
+
+def _teach_again(order: GateOrder, one: Return) -> dict[str, Any]:
+    """Teach this adapter on, put it into the run's student, and say what was done."""
+    from nexus_core.student.files import ADAPTERS, PART, write_adapter
+
+    order.say(f"back to stage 4 with {one.capability}: {one.missed:.1%} short, return {one.attempt}")
+    taught, student, steps = _distil(order, one)
+    file = order.subject / ADAPTERS / f"{one.capability}{PART}"
+    before = order.run / "distill" / one.capability / f"before_return_{one.attempt}{PART}"
+    before.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, before)
+    write_adapter(order.subject, student.model, one.capability)
+    return {
+        "capability": one.capability,
+        "missed": one.missed,
+        "steps": steps,
+        "profile_score": taught.measured["score"],
+        "replaced": str(before.relative_to(order.run)),
+    }
+
+
+def _distil(order: GateOrder, one: Return) -> tuple[Taught, Any, int]:
+    from nexus_core.distill.material import Gatherer
+    from nexus_core.distill.run import Distiller, Order, gather, placed
+    from nexus_core.distill.settings import read_teaching
+    from nexus_core.student.files import read_student
+
+    student = read_student(order.subject)
+    student = replace(student, model=placed(student.model, order.device))
+    settings = one.teaching(read_teaching(student.arch.preset))
+    gatherer = Gatherer(order.run, order.registry, order.plugins, settings.data)
+    materials = gather(gatherer, student, [one.capability])
+    asked = Order(order.run, adapter=one.capability, device=order.device, seed=student.arch.seed + one.attempt)
+    distiller = Distiller(asked, student, settings, materials, order.say)
+    (taught,) = distiller.distill()
+    return taught, student, sum(outcome["steps"] for outcome in distiller.outcomes)
+
+
+def can_go_back(run: Path, subject: Path) -> bool:
+    """Whether the subject is the run's own student: a bundle is not taught on."""
+    from nexus_core.distill.run import STUDENT
+
+    return subject.resolve() == (run / STUDENT).resolve()

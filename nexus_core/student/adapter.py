@@ -67,7 +67,9 @@ class FoldedBottleneck:
     eps: float
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        width = hidden.shape[-1]
-        z = functional.linear(functional.layer_norm(hidden, (width,), eps=self.eps), self.down, self.bias)
-        z = functional.silu(z).view(-1, len(self.up))
-        return torch.addmm(hidden.reshape(-1, width), z, self.up).view(hidden.shape)
+        return self.rows(hidden.reshape(-1, hidden.shape[-1])).view(hidden.shape)
+
+    def rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden (N, d)"""
+        z = functional.linear(functional.layer_norm(hidden, hidden.shape[-1:], eps=self.eps), self.down, self.bias)
+        return torch.addmm(hidden, functional.silu(z, inplace=True), self.up)

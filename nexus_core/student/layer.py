@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from nexus_core.student.kept import Kept
 from nexus_core.student.ports import NexusCrossAttention
 
 Recorded = dict[int, torch.Tensor]
+Rows = Callable[[torch.Tensor], torch.Tensor]  # (B, d) to (B, d)
 
 
 class NexusDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # transformers is untyped
@@ -76,20 +78,23 @@ class NexusDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]  # transformer
         if self._seen is not None and isinstance(bottleneck, AnchoredBottleneck):
             z = self._seen[self.layer_idx] = bottleneck.coordinates(hidden)
             return bottleneck.steer(hidden, z)
-        # `addmm` under autocast would round the residual stream to bf16; folding a bf16 model would round twice.
-        if hidden.dtype is torch.float32 and not torch.is_autocast_enabled(hidden.device.type):
-            folded = self.folded()
-            if folded is not None:
-                return folded(hidden)
-        out: torch.Tensor = bottleneck(hidden)
+        out: torch.Tensor = (self.folded() or bottleneck)(hidden)
         return out
+
+    def steering(self) -> Rows | None:
+        """What `steer` does to one position, on rows (B, d), as it is now: choosing anew does not reach it."""
+        if not self._bottleneck:
+            return None
+        bottleneck, folded = self._bottleneck[0], self.folded()
+        return folded.rows if folded is not None else lambda hidden: bottleneck(hidden[:, None])[:, 0]
 
     def folded(self) -> FoldedBottleneck | None:
         """The chosen bottleneck in its short form, at inference: in fp32, where folding costs no accuracy."""
         bottleneck = self._bottleneck[0]
         if self.training or torch.is_grad_enabled() or not isinstance(bottleneck, AnchoredBottleneck):
             return None
-        if bottleneck.gate.dtype is not torch.float32:
+        # `addmm` under autocast would round the residual stream to bf16; folding a bf16 model would round twice.
+        if bottleneck.gate.dtype is not torch.float32 or torch.is_autocast_enabled(bottleneck.gate.device.type):
             return None
         if self._folded is None:
             self._folded = Kept(bottleneck.folded, tuple(bottleneck.parameters()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -83,6 +84,23 @@ class Site:
             timeout=120,
             check=False,
         )
+
+
+@pytest.fixture(scope="session")
+def module_at() -> Callable[[Path], ModuleType]:
+    """`module_at(path)`: a file beside the tests as a module, once. Tests cannot import each other."""
+
+    def load(path: Path) -> ModuleType:
+        name = "_".join(["tests", *path.relative_to(Path(__file__).parent).with_suffix("").parts])
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        return sys.modules[name]
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nexus_core.hf import HFTeacher
+from nexus_core.profiling.artifacts import ProfileStore
 from nexus_core.testing.tiny import byte_tokenizer
 from nexus_core.types import (
     CapabilityMetric,
@@ -146,3 +148,14 @@ def verify_samples(lookup):
     from nexus_core.types import SampleRequest
 
     return list(lookup.samples(SampleRequest(Split.PROFILE, 40)))
+
+
+@pytest.fixture(scope="session")
+def made(module_at) -> ModuleType:
+    """tests/profiling/made_profile.py as a module."""
+    return module_at(Path(__file__).with_name("made_profile.py"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ProfileStore:
+    return ProfileStore(tmp_path / "run" / "niwt_stage2_output")

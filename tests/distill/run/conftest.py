@@ -7,6 +7,7 @@ all that are kept are protected, as the profiler does where its samples decide n
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -218,3 +219,14 @@ def summary_of() -> Callable[[Path], dict]:
         raise AssertionError(f"{word} is no JSON")
 
     return lambda run: json.loads((run / "distill/summary.json").read_text(), parse_constant=refuse)
+
+
+@pytest.fixture
+def bytes_of() -> Callable[[Path], dict[str, str]]:
+    """The hash of every file below a directory, by name."""
+
+    def hashes(path: Path) -> dict[str, str]:
+        found = sorted(f for f in path.rglob("*") if f.is_file())
+        return {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in found}
+
+    return hashes

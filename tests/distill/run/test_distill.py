@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,11 +20,6 @@ from nexus_core.student.files import read_student
 from nexus_core.types import GenerateOptions, Sample
 
 STEPS = ("--steps", 3)
-
-
-def bytes_of(path: Path) -> dict[str, str]:
-    found = sorted(f for f in path.rglob("*") if f.is_file())
-    return {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in found}
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -81,7 +75,7 @@ def test_the_summary_is_strict_and_the_worst_comes_first(taught, summary_of):
 
 
 @pytest.mark.slow
-def test_twice_the_same_student(taught, taught_once, nexus):
+def test_twice_the_same_student(taught, taught_once, nexus, bytes_of):
     """Not a byte depends on the moment, on what was there, or on the number of threads."""
     (taught / "student/adapters/tools.safetensors").write_bytes(b"damaged")
     ended = nexus("distill", "--run", taught, *STEPS, "--workers", 3)
@@ -110,7 +104,7 @@ def test_a_met_contract_is_status_zero(planned, nexus, monkeypatch, summary_of):
 # --- one adapter --------------------------------------------------------------------------------------------------
 
 
-def test_one_adapter_is_taught_and_no_other_byte_changes(taught, nexus, summary_of):
+def test_one_adapter_is_taught_and_no_other_byte_changes(taught, nexus, summary_of, bytes_of):
     student, checkpoints, before = (
         bytes_of(taught / "student"),
         taught / "checkpoints/nexus_student",
@@ -132,7 +126,7 @@ def test_one_adapter_is_taught_and_no_other_byte_changes(taught, nexus, summary_
 
 
 @pytest.mark.slow
-def test_an_adapter_starts_anew(taught, nexus):
+def test_an_adapter_starts_anew(taught, nexus, bytes_of):
     """Not from what it was: the same command twice gives the same bytes, and what it was does not matter."""
     nexus("distill", "--run", taught, "--adapter", "tools", *STEPS)
     first = bytes_of(taught / "student")
@@ -170,7 +164,7 @@ class Signals:
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_it_ends_with_the_same_bytes(planned, taught_once, nexus, monkeypatch):
+def test_interrupted_and_resumed_it_ends_with_the_same_bytes(planned, taught_once, nexus, monkeypatch, bytes_of):
     """Once in the joint phase, once in an adapter's own; a student that was there before is still there."""
     shutil.copytree(taught_once / "student", planned / "student")
     (planned / "student/adapters/tools.safetensors").unlink()
@@ -193,7 +187,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(planned, taught_onc
     assert [row["step"] for row in steps if "event" not in row] == [1, 2, 3]
 
 
-def test_a_finished_run_is_only_read(taught, nexus, monkeypatch, summary_of):
+def test_a_finished_run_is_only_read(taught, nexus, monkeypatch, summary_of, bytes_of):
     """Measured again, and told: a missed contract is status 3, and says what to do."""
 
     def never(*_):
@@ -210,7 +204,7 @@ def test_a_finished_run_is_only_read(taught, nexus, monkeypatch, summary_of):
     assert "a contract was missed: plan more capacity, collect more signals, or allow more --steps" in ended.err
 
 
-def test_resumed_with_other_settings_it_says_so(taught, nexus):
+def test_resumed_with_other_settings_it_says_so(taught, nexus, bytes_of):
     student = bytes_of(taught / "student")
     ended = nexus("distill", "--run", taught, "--steps", 2, "--resume")
     assert ended.status == 1
@@ -218,7 +212,9 @@ def test_resumed_with_other_settings_it_says_so(taught, nexus):
     assert bytes_of(taught / "student") == student
 
 
-def test_a_training_that_fails_leaves_the_student_and_names_the_adapter(taught, nexus, monkeypatch, summary_of):
+def test_a_training_that_fails_leaves_the_student_and_names_the_adapter(
+    taught, nexus, monkeypatch, summary_of, bytes_of
+):
     at = Batches.at
 
     def poisoned(self, position):
@@ -236,200 +232,3 @@ def test_a_training_that_fails_leaves_the_student_and_names_the_adapter(taught, 
     assert [row["event"] for row in events(taught, "tools")][-1] == "failed"
     assert bytes_of(taught / "student") == student
     assert summary_of(taught) == summary
-
-
-# --- what must stop it --------------------------------------------------------------------------------------------
-
-
-def test_before_the_architect_there_is_nothing_to_teach(tmp_path, nexus):
-    ended = nexus("distill", "--run", tmp_path / "nothing")
-    assert ended.status == 1
-    assert "student_arch.json is not there" in ended.err
-    assert "run `nexus architect` first" in ended.err
-    assert not (tmp_path / "nothing").exists()
-
-
-def test_without_signals_it_says_which_are_missing(planned, nexus):
-    shutil.rmtree(planned / "signals")
-    ended = nexus("distill", "--run", planned)
-    assert ended.status == 1
-    assert f"{planned / 'signals'} has no answers of zoo-reasoning/reasoning" in ended.err
-    assert "run `nexus profile` first" in ended.err
-
-
-def test_without_profiles_it_says_which_are_missing(planned, nexus):
-    shutil.rmtree(planned / "niwt_stage2_output")
-    ended = nexus("distill", "--run", planned)
-    assert ended.status == 1
-    assert "niwt_stage2_output" in ended.err
-    assert "nexus profile" in ended.err
-
-
-def test_what_fails_before_training_forgets_nothing(taught, nexus):
-    shutil.rmtree(taught / "signals")
-    checkpoints, journals = bytes_of(taught / "checkpoints"), bytes_of(taught / "distill")
-    assert nexus("distill", "--run", taught, *STEPS).status == 1
-    assert bytes_of(taught / "checkpoints") == checkpoints
-    assert bytes_of(taught / "distill") == journals
-
-
-def test_an_unknown_adapter_is_guessed(taught, nexus):
-    ended = nexus("distill", "--run", taught, "--adapter", "reasonin")
-    assert ended.status == 1
-    assert 'no adapter for "reasonin"; did you mean "reasoning"?' in ended.err
-    assert "planned are: reasoning, tools" in ended.err
-
-
-def test_one_adapter_needs_a_student(planned, nexus):
-    ended = nexus("distill", "--run", planned, "--adapter", "tools")
-    assert ended.status == 1
-    assert f"there is no student in {planned / 'student'}" in ended.err
-    assert "run `nexus distill` without --adapter first" in ended.err
-
-
-def test_one_adapter_needs_the_student_of_this_plan(taught, nexus):
-    edit(taught / "student_arch.json", lambda arch: arch["adapters"][1].update(delta_rank=3))
-    student = bytes_of(taught / "student")
-    ended = nexus("distill", "--run", taught, "--adapter", "tools")
-    assert ended.status == 1
-    assert "was made by another plan" in ended.err
-    assert bytes_of(taught / "student") == student
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-@pytest.mark.slow
-def test_reasons_are_no_part_of_the_plan(taught, nexus):
-    edit(taught / "student_arch.json", lambda arch: arch.update(decisions=[]))
-    assert nexus("distill", "--run", taught, "--adapter", "tools", "--steps", 1).status == 3
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda a: a["backbone"].update(num_hidden_layers=7), "num_hidden_layers 3, and 7 was planned"),
-        (lambda a: a.update(backbone_source="zoo-backbon"), 'no backbone "zoo-backbon"'),
-        (lambda a: a.update(backbone_source="zoo-tools"), "never starts from a teacher's weights"),
-        (lambda a: a.update(preset="tinny"), 'no preset "tinny" in presets.yaml; did you mean "tiny"'),
-        (lambda a: a["adapters"][0].update(capability="singing"), "singing"),
-        (lambda a: a["adapters"][0].update(teacher="zoo-singing"), "zoo-singing"),
-        (lambda a: a["adapters"][0]["sites"][0].update(teacher_block="model.layers.3"), "model.layers.3"),
-        (lambda a: a["adapters"][0]["sites"][0].update(block=9), "there is no block 9"),
-        (lambda a: a["adapters"][0].update(tower="smell"), "smell"),
-        (lambda a: a.pop("router"), "the key 'router' is missing"),
-    ],
-)
-def test_a_plan_that_does_not_fit_is_named(planned, nexus, change, message):
-    edit(planned / "student_arch.json", change)
-    ended = nexus("distill", "--run", planned)
-    assert ended.status in (1, 2)
-    assert message in ended.err
-    assert "hint:" in ended.err
-    assert "internal error" not in ended.err
-
-
-def with_teacher(monkeypatch, name, **changes):
-    registry = context.open_registry()
-    row = replace(registry.teacher(name), **changes)
-    monkeypatch.setattr(
-        context, "open_registry", lambda *_: replace(registry, teachers={**registry.teachers, name: row})
-    )
-
-
-@pytest.mark.parametrize("licence", ["unknown: check before profiling", "forbidden: research only"])
-def test_a_licence_that_does_not_allow_it_stops_it(planned, nexus, monkeypatch, licence):
-    with_teacher(monkeypatch, "zoo-tools", license=licence)
-    ended = nexus("distill", "--run", planned)
-    assert ended.status == 1
-    assert f'teacher zoo-tools is not distilled: its licence is "{licence}"' in ended.err
-    assert "read the licence" in ended.err
-    assert not (planned / "checkpoints").exists()
-
-
-def test_a_teachers_tokenizer_that_is_absent_is_named(planned, nexus, monkeypatch, tmp_path):
-    with_teacher(monkeypatch, "zoo-tools", path=str(tmp_path / "gone"))
-    ended = nexus("distill", "--run", planned)
-    assert ended.status == 1
-    assert f"the tokenizer of zoo-tools is absent: {tmp_path / 'gone'} does not exist" in ended.err
-
-
-@pytest.mark.slow
-def test_a_teachers_weights_may_be_absent(planned, nexus, monkeypatch, tmp_path):
-    """Its tokenizer files alone are enough; one of another teacher is not."""
-    from nexus_core.registry.paths import resolve_path
-
-    here = resolve_path(context.open_registry().teacher("zoo-tools")).path
-    (tmp_path / "files").mkdir()
-    for file in here.glob("*token*"):
-        shutil.copy(file, tmp_path / "files")
-    with_teacher(monkeypatch, "zoo-tools", path=str(tmp_path / "files"))
-    assert nexus("distill", "--run", planned, "--steps", 1).status == 3
-    for file in here.with_name("reasoning").glob("*token*"):
-        shutil.copy(file, tmp_path / "files")
-    ended = nexus("distill", "--run", planned, "--steps", 1)
-    assert ended.status == 1
-    assert "zoo-tools: its tokenizer is not the one it was profiled with" in ended.err
-
-
-def test_a_random_backbone_needs_a_tokenizer(planned, nexus, tmp_path):
-    edit(planned / "student_arch.json", lambda arch: arch.update(backbone_source="random"))
-    ended = nexus("distill", "--run", planned)
-    assert ended.status == 2
-    assert "a backbone with random weights has no tokenizer" in ended.err
-    assert "--tokenizer PATH" in ended.err
-    assert nexus("distill", "--run", planned, "--tokenizer", tmp_path / "gone").status == 2
-    (tmp_path / "empty").mkdir()
-    ended = nexus("distill", "--run", planned, "--tokenizer", tmp_path / "empty")
-    assert ended.status == 1
-    assert "its tokenizer cannot be loaded" in ended.err
-
-
-@pytest.mark.slow
-def test_a_random_backbone_is_taught_with_the_tokenizer_that_is_named(planned, nexus):
-    from nexus_core.registry.paths import resolve_path
-
-    weights = resolve_path(context.open_registry().teacher("zoo-backbone")).path.parent
-    edit(planned / "student_arch.json", lambda arch: arch.update(backbone_source="random"))
-    assert nexus("distill", "--run", planned, "--steps", 1, "--tokenizer", weights / "backbone").status == 3
-    edit(planned / "student_arch.json", lambda arch: arch["backbone"].update(vocab_size=500))
-    ended = nexus("distill", "--run", planned, "--tokenizer", weights / "backbone")
-    assert ended.status == 1
-    assert "1280 tokens, and the backbone 500" in ended.err
-
-
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_that_is_not_here_is_a_clear_error(planned, nexus, device):
-    ended = nexus("distill", "--run", planned, "--device", device)
-    assert ended.status == 2
-    assert f"the device {device} cannot be used" in ended.err
-    assert "nexus doctor" in ended.err
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
-def test_a_gpu_that_is_not_here_is_a_clear_error(planned, nexus):
-    ended = nexus("distill", "--run", planned, "--device", "cuda")
-    assert ended.status == 2
-    assert "the device cuda cannot be used" in ended.err
-    assert "Traceback" not in ended.err
-
-
-@pytest.mark.parametrize("option", [("--steps", 0), ("--steps", "many"), ("--workers", -1)])
-def test_numbers_out_of_range_are_wrong_usage(planned, nexus, option):
-    ended = nexus("distill", "--run", planned, *option)
-    assert ended.status == 2
-    assert option[0] in ended.err
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_named_and_passed_over(taught, nexus):
-    folder = taught / "checkpoints/nexus_student/joint"
-    names = json.loads((folder / "index.json").read_text())["latest"]
-    (folder / names[0] / "weights.safetensors").write_bytes(b"")
-    ended = nexus("distill", "--run", taught, *STEPS, "--resume")
-    assert ended.status == 3
-    assert names[0] in ended.err
-    assert "damaged" in ended.err

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,14 +10,6 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def tiny() -> ModuleType:
+def tiny(module_at: Callable[[Path], ModuleType]) -> ModuleType:
     """tests/distill/training/tiny_job.py as a module."""
-    name = "tests_distill_tiny_job"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("tiny_job.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    return module_at(Path(__file__).with_name("tiny_job.py"))

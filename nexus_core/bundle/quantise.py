@@ -1,8 +1,10 @@
 """The backbone's projections in 8 or 4 bits. Packed with bitsandbytes; unpacked by the few lines below, which need torch.
 
-int8   w = q * absmax / 127             one absmax for each row
-nf4    w = NF4[q] * absmax              one absmax for each block of 64 numbers in a row, two q in a byte
+int8   w = q * absmax / 127      one absmax for each row
+nf4    w = NF4[q] * absmax       one absmax for each block of 64 numbers, row after row; two q in a byte
        NF4 are 16 quantiles of a normal distribution (Dettmers et al., 2023, QLoRA)
+
+A test compares the unpacked weights with those of bitsandbytes, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from nexus_core.errors import ModelError
 
 PACKED, ABSMAX = ".packed", ".absmax"
 BLOCK = 64
-INT8_STEP = 1 / 127
+INT8_STEP = 7.874015718698502e-3  # 1 / 127, as bitsandbytes rounds it
 # fmt: off
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -25,6 +27,20 @@ NF4 = (
 )
 # fmt: on
 Tensors = dict[str, torch.Tensor]
+
+
+def pack(name: str, weight: torch.Tensor, kind: str) -> Tensors:
+    """What is stored of one weight (out, in)."""
+    from bitsandbytes import functional
+
+    weight = weight.detach().float().cpu().contiguous()
+    if kind == "int8":
+        packed, absmax, _ = functional.int8_vectorwise_quant(weight)
+        packed[absmax == 0] = 0  # 0 divided by 0, made an integer, is whatever the processor likes
+    else:
+        packed, state = functional.quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=False)
+        packed, absmax = packed.view(-1), state.absmax
+    return {name + PACKED: packed, name + ABSMAX: absmax.float()}
 
 
 def unpack(name: str, stored: Mapping[str, torch.Tensor], shape: torch.Size, how: Quantisation) -> torch.Tensor:
@@ -37,7 +53,7 @@ def unpack(name: str, stored: Mapping[str, torch.Tensor], shape: torch.Size, how
     if found != wanted:
         raise ModelError(f"the packed weight {name} has another shape or kind than the student's", "build it again")
     if how.kind == "int8":
-        return packed.float() * (absmax * INT8_STEP)[:, None]
+        return packed * absmax[:, None] * INT8_STEP  # in this order, which decides the rounding
     return _nf4(packed, absmax, shape, how.block_size or BLOCK)
 
 

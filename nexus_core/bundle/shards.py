@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
+from nexus_core.atomic import write_atomic
 from nexus_core.bundle.disk import RESTORE, read_bytes
 from nexus_core.bundle.manifest import INDEX, FileFacts
 from nexus_core.bundle.tensors import Tensors, read_tensors
@@ -60,3 +64,40 @@ def _weight_map(raw: bytes, where: Path) -> dict[str, str]:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ModelError(f"{where}: no index of shards ({str(error)[:200]})", RESTORE) from error
     return values
+
+
+def split(tensors: Mapping[str, torch.Tensor], limit: int) -> list[Tensors]:
+    """By name, into shares of at most `limit` bytes; a tensor that is larger than that has a share of its own."""
+    shares: list[Tensors] = [{}]
+    room = limit
+    for name in sorted(tensors):
+        size = tensors[name].nbytes
+        if size > room and shares[-1]:
+            shares.append({})
+            room = limit
+        shares[-1][name] = tensors[name]
+        room -= size
+    return shares
+
+
+def write_sharded(folder: Path, name: str, tensors: Mapping[str, torch.Tensor], limit: int) -> None:
+    """One file, or several and their index. The same tensors give the same bytes."""
+    shares = split({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, limit)
+    where = folder / name
+    where.parent.mkdir(parents=True, exist_ok=True)
+    if len(shares) == 1:
+        _save(where, shares[0])
+        return
+    weight_map: dict[str, str] = {}
+    for number, share in enumerate(shares, 1):
+        shard = shard_name(name, number, len(shares))
+        _save(folder / shard, share)
+        weight_map |= dict.fromkeys(share, shard.rpartition("/")[2])
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_atomic(folder / (name + INDEX), (json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _save(where: Path, tensors: Tensors) -> None:
+    save_file(tensors, where)
+    where.chmod(0o644)  # safetensors leaves a file that only its owner may read

@@ -254,9 +254,10 @@ def renewed_student(order: Order, capability: str, arch: StudentArch) -> Student
 
 
 def placed(model: Any, device: str) -> Any:
-    """On the device, with the attention that is the fastest to train there."""
+    """On the device, with the attention that is the fastest to train there for rows of a hundred tokens."""
     if device == "cpu":
-        # Under bf16 autocast on a CPU eager attention takes two thirds of the fused kernel's time (docs/log.md).
+        # Under bf16 autocast eager attention takes three quarters of the fused kernel's time for them, and a fifth more for
+        # rows of 512 (docs/log.md has the table).
         model.set_attn_implementation("eager")
     return model.to(device)
 

@@ -9,6 +9,7 @@ docs/reference/cli.md is generated as a whole.
 
 from __future__ import annotations
 
+import configparser
 import dataclasses
 import inspect
 import re
@@ -23,6 +24,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 CLI_PAGE = ROOT / "docs" / "reference" / "cli.md"
 CARDS = ROOT / "plugins" / "teachers" / "zoo" / "src" / "nexus_teacher_zoo" / "weights"
+CORE = ROOT / "nexus_core"
 WIDTH = 100
 MARKED = re.compile(
     r"(<!-- generated: (?P<kind>\w+) ?(?P<argument>\w*) -->\n).*?(<!-- end of generated -->)", re.DOTALL
@@ -125,7 +127,19 @@ def _card_row(card: dict[str, Any]) -> tuple[str, ...]:
     return name, size, what, f"{held['value']:.3f} ({low:.3f} to {high:.3f})", str(held["n"]), guesses, memory, command
 
 
-KINDS = {"fields": fields, "checks": checks, "zoo": zoo}
+def layers(_: str) -> str:
+    """The layers of the core, from the import law; those in brackets there may be absent, and are left out then."""
+    law = configparser.ConfigParser()
+    law.read_string((ROOT / ".importlinter").read_text(encoding="utf-8"))
+    rows = []
+    for line in law["importlinter:contract:layers"]["layers"].strip().split("\n"):
+        names = [name.strip(" ()").removeprefix("nexus_core.") for name in line.split("|")]
+        here = [name for name in names if (CORE / name).is_dir() or (CORE / f"{name}.py").is_file()]
+        rows += ["   ".join(here)] if here else []
+    return "\n".join(["```text", *rows, "```"])
+
+
+KINDS = {"fields": fields, "checks": checks, "zoo": zoo, "layers": layers}
 
 
 def filled(text: str) -> str:

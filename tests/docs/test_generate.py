@@ -67,6 +67,13 @@ def test_a_stale_page_is_noticed_then_renewed(
     assert generate.main(["--check"]) == 0
 
 
+def test_the_layers_are_those_of_the_import_law_that_exist(generate: ModuleType, tmp_path: Path) -> None:
+    law = "[importlinter:contract:layers]\nlayers =\n    nexus_core.cli\n    (nexus_core.nowhere)\n"
+    law += "    (nexus_core.hf) | nexus_core.errors | (nexus_core.soon)\nignore_imports =\n"
+    (tmp_path / ".importlinter").write_text(law)
+    assert generate.layers("") == "```text\ncli\nhf   errors\n```"
+
+
 def test_the_zoo_table_says_what_the_cards_say(generate: ModuleType, tmp_path: Path) -> None:
     for card in (CARD, BACKBONE):
         path = tmp_path / "weights" / str(card["id"]) / "card.yaml"

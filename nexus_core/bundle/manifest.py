@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
 VERSION = 1
+NAME = "nexus_bundle_v1"
+SHARD_LIMIT = 10 * 10**9  # bytes of a file
 MANIFEST, REPORT, README, LICENSE = "manifest.json", "verify_report.json", "README.md", "LICENSE"
 CONFIG, BACKBONE, ROUTER = "backbone/config.json", "backbone/backbone.safetensors", "router/router.safetensors"
 TOKENIZER, INDEX = "tokenizer/", ".index.json"
@@ -145,9 +147,12 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The canonical text, with its own hash in it."""
+        return _text(self.as_json())
+
+    def as_json(self) -> dict[str, Any]:
+        """What the file holds."""
         values = asdict(self)
-        body = _text(values)
-        return _text({**values, "sha256": sha256(body).hexdigest()})
+        return {**values, "sha256": sha256(_text(values)).hexdigest()}
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nexus_core.bundle.manifest import CapabilityFacts, Manifest, TeacherFacts
+from nexus_core.bundle.manifest import CapabilityFacts, ContractFacts, Manifest, TeacherFacts
 
 _STORED = {
     "fp32": "All weights are stored in 32 bits, exactly as they were verified.",
@@ -88,14 +88,19 @@ def _worst_first(capabilities: Mapping[str, CapabilityFacts]) -> list[tuple[str,
 
 
 def _row(name: str, facts: CapabilityFacts) -> Sequence[str]:
-    contract, result = facts.contract, facts.result
-    sign = "at least" if contract.direction == "higher" else "at most"
-    asked = [] if contract.retain_fraction is None else [f"{sign} {contract.retain_fraction:g} of the teacher"]
-    asked += [] if contract.minimum is None else [f"{sign} {contract.minimum:g}"]
+    result = facts.result
     ratio = "-" if result.ratio is None else f"{result.ratio:.3f}"
     interval = "-" if result.ci95 is None else f"{result.ci95[0]:.3f} to {result.ci95[1]:.3f}"
     scores = [f"{result.teacher_score:.3f}", f"{result.student_score:.3f}", ratio, interval, str(result.n)]
-    return [name, contract.metric, *scores, " and ".join(asked)]
+    return [name, facts.contract.metric, *scores, contract_words(facts.contract)]
+
+
+def contract_words(contract: ContractFacts) -> str:
+    """What was to be kept."""
+    sign = "at least" if contract.direction == "higher" else "at most"
+    asked = [] if contract.retain_fraction is None else [f"{sign} {contract.retain_fraction:g} of the teacher"]
+    asked += [] if contract.minimum is None else [f"{sign} {contract.minimum:g}"]
+    return " and ".join(asked)
 
 
 def _teacher(teacher: TeacherFacts) -> Sequence[str]:

@@ -20,8 +20,10 @@ from nexus_core.bundle.manifest import (
     CONFIG,
     LICENSE,
     MANIFEST,
+    NAME,
     README,
     REPORT,
+    SHARD_LIMIT,
     TOKENIZER,
     CapabilityFacts,
     ContractFacts,
@@ -43,8 +45,6 @@ from nexus_core.student.assemble import plain_config
 from nexus_core.student.files import Student
 from nexus_core.types import Contract
 
-SHARD_LIMIT = 10 * 10**9
-NAME = "nexus_bundle_v1"
 CHUNK = 1 << 20
 
 

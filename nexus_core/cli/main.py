@@ -17,6 +17,7 @@ from nexus_core.printable import one_line
 
 COMMANDS = {
     "architect": ("nexus_core.cli.architect:command", "Decide the student's shape from the profiles of a run."),
+    "bundle": ("nexus_core.cli.bundle:command", "Make, look at, check and compare bundles."),
     "distill": ("nexus_core.cli.distill:command", "Teach the planned student from the cached signals."),
     "doctor": ("nexus_core.cli.doctor:command", "Say what this machine is and what is missing or quarantined."),
     "eval": ("nexus_core.cli.eval:command", "Score a teacher on a capability, with n and an interval."),

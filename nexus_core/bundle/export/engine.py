@@ -1,0 +1,138 @@
+"""A GGUF file, run by llama.cpp (the package xllamacpp): an engine that shares no code with what wrote the file."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nexus_core.bundle.export.gguf import INSTALL, write_vocabulary
+from nexus_core.errors import ModelError, UsageError
+from nexus_core.hf.prompts import prompt_text
+from nexus_core.types import GenerateOptions, Sample
+
+# llama.cpp cuts text by rules that are built into it, each under the name of a model. One of each kind, those first
+# that tokenizers of today copy; where two cut alike the earlier one is taken.
+RULES = ("llama-bpe", "qwen2", "gpt-2", "smollm", "gpt-4o", "tekken", "deepseek-coder", "deepseek-v3", "falcon")
+RULES += ("seed-coder", "chameleon", "poro-chat", "viking", "superbpe", "default")
+LEAST_CONTEXT = 512  # what the engine makes of less is no faster
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The rule that cuts text most like the student's tokenizer, and on which share of the texts it cuts just like it."""
+
+    name: str
+    same: float
+
+
+def nearest_rule(tokenizer: Any, texts: Sequence[str]) -> Rule:
+    """Each rule is tried on the texts, by the engine itself."""
+    wanted = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    found = []
+    with tempfile.TemporaryDirectory(prefix="nexus-gguf-") as folder:
+        path = Path(folder, "vocabulary.gguf")
+        for name in RULES:
+            write_vocabulary(path, tokenizer, name)
+            engine = Engine(path, LEAST_CONTEXT)
+            found.append(Rule(name, sum(map(list.__eq__, engine.tokens(texts), wanted)) / len(wanted)))
+    return max(found, key=lambda rule: rule.same)
+
+
+class Engine:
+    """One file in the engine's memory, with room for `context` tokens. It goes when its owner forgets it."""
+
+    def __init__(self, path: Path, context: int) -> None:
+        try:
+            from xllamacpp import CommonParams, Server
+        except ImportError as error:
+            raise UsageError("a GGUF file is tried before it is given out, and xllamacpp is missing", INSTALL) from error
+        settings = CommonParams()
+        settings.model.path = str(path)
+        settings.n_ctx = self.context = max(context, LEAST_CONTEXT)
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
+        settings.n_gpu_layers = 0
+        settings.n_parallel = 1
+        settings.warmup = settings.ui = False
+        settings.verbosity = -1
+        try:
+            self._server = Server(settings)
+        except RuntimeError as error:
+            raise ModelError(f"{path}: llama.cpp does not load it", "report it with the student's config.json") from error
+
+    def tokens(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Each text by the file's own tokenizer. (The engine offers this on its loopback address alone.)"""
+        with _connected(self._server.listening_address.removeprefix("http://")) as connection:
+            for text in texts:
+                body = {"content": text, "add_special": False, "parse_special": True}
+                connection.request("POST", "/tokenize", json.dumps(body), {"Content-Type": "application/json"})
+                yield json.loads(connection.getresponse().read())["tokens"]
+
+    def complete(self, ids: Sequence[int], most: int, stop: Sequence[str] = ()) -> str:
+        """What it writes after these tokens, greedily."""
+        return str(self._ask(ids, n_predict=most, stop=list(stop))["text"])
+
+    def next_log_probabilities(self, ids: Sequence[int], size: int) -> torch.Tensor:
+        """(size) of the token after these."""
+        choice = self._ask(ids, n_predict=1, n_probs=size)
+        found = torch.full((size,), -torch.inf)
+        for one in choice["logprobs"]["content"][0]["top_logprobs"]:
+            found[one["id"]] = one["logprob"]
+        return found
+
+    def _ask(self, ids: Sequence[int], **more: Any) -> Mapping[str, Any]:
+        request = {"prompt": list(ids), "temperature": 0.0, "cache_prompt": False, **more}
+        answer = self._server.handle_completions(request)
+        if "error" in answer:
+            raise ModelError(f"llama.cpp refuses {len(ids)} tokens: {answer['error']}", "report it")
+        choice: Mapping[str, Any] = answer["choices"][0]
+        return choice
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[HTTPConnection]:
+    connection = HTTPConnection(address)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+class GgufModel:
+    """Answers as a text model does. Prompts are the student's own tokens, or what the file's tokenizer makes of them."""
+
+    def __init__(self, path: Path, tokenizer: Any, context: int, own_tokenizer: bool = False) -> None:
+        self._path, self._tokenizer, self._own = path, tokenizer, own_tokenizer
+        self._context = context
+        self._engine = Engine(path, LEAST_CONTEXT)
+
+    def generate(self, samples: Sequence[Sample], options: GenerateOptions) -> list[str]:
+        """One prompt at a time; greedy answers only."""
+        if options.temperature > 0:
+            raise UsageError("the engine is asked for greedy answers only", "leave the temperature at 0")
+        rows = self.prompts(samples, options.max_new_tokens)
+        return [self._answer(row, options) for row in rows]
+
+    def prompts(self, samples: Sequence[Sample], room: int) -> list[list[int]]:
+        """Tokens of the prompts, as `TextModel` has them: what does not fit the context loses its beginning."""
+        texts = [prompt_text(self._tokenizer, sample.prompt, str(self._path)) for sample in samples]
+        if self._own:
+            rows = list(self._engine.tokens(texts))
+        else:
+            special = not getattr(self._tokenizer, "chat_template", None)
+            rows = [self._tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
+        limit = max(self._context // 2, self._context - room)
+        return [row[-limit:] for row in rows]
+
+    def _answer(self, row: list[int], options: GenerateOptions) -> str:
+        room = min(options.max_new_tokens, self._context - len(row))
+        if (needed := len(row) + room) > self._engine.context:
+            self._engine = Engine(self._path, 1 << (needed - 1).bit_length())
+        return self._engine.complete(row, room, options.stop)

@@ -264,8 +264,11 @@ def _device(name: str | torch.device) -> torch.device:
 
 def _prompts(prompt: Any) -> list[str]:
     prompts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, Sequence) else [prompt]
-    if wrong := [text for text in prompts if not isinstance(text, str)]:
-        raise UsageError(f"a prompt is {type(wrong[0]).__name__}, not a string", "give a string, or a list of them")
+    for text in prompts:
+        if not isinstance(text, str):
+            raise UsageError(f"a prompt is {type(text).__name__}, not a string", "give a string, or a list of them")
+        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise UsageError("the prompt is no text: it holds half of a surrogate pair", "read it as UTF-8")
     return prompts
 
 

@@ -40,6 +40,8 @@ def _read(tool: Tool) -> dict[str, Any]:
         raise UsageError(f"{name!r} cannot be the name of a tool", "use letters, digits, '_', '-' and '.'")
     if not isinstance(parameters, Mapping) or not isinstance(parameters.get("properties", {}), Mapping):
         raise UsageError(f'the parameters of "{name}" are no JSON Schema of an object', _FORM)
+    if not isinstance(parameters.get("required", []), list | tuple):
+        raise UsageError(f'"required" of "{name}" is no list of arguments', _FORM)
     for argument in parameters.get("properties", {}):
         if not isinstance(argument, str) or not NAME.fullmatch(argument):
             raise UsageError(f'{argument!r} cannot be an argument of "{name}"', "use letters, digits, '_', '-' and '.'")

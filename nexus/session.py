@@ -39,6 +39,7 @@ class Session(TextModel):
     def __init__(self, model: NexusForCausalLM, tokenizer: Any, where: str) -> None:
         super().__init__(model, tokenizer, where)
         self.lock = threading.Lock()
+        self._over = self._ends() | {self._tokenizer.pad_token_id}  # as when it is verified, padding ends an answer too
 
     def pieces(self, prompts: Sequence[str], voice: Voice, options: GenerateOptions) -> Iterator[tuple[int, str]]:
         """(index of the prompt, next piece of its answer), as they are written; a piece is never empty."""
@@ -66,7 +67,7 @@ class Session(TextModel):
         if self._model.chosen != voice.capability:  # choosing anew would drop the weights that were computed for it
             self._model.choose(voice.capability, allow_isolated=voice.isolated)
         try:
-            return Writing(self._model, batch, room, self._ends(), pick)
+            return Writing(self._model, batch, room, self._over, pick)
         finally:
             if voice.isolated:
                 self._model.choose(None)
@@ -74,10 +75,7 @@ class Session(TextModel):
     def _batch(self, prompts: Sequence[str], options: GenerateOptions) -> tuple[dict[str, Any], int]:
         """The padded prompts, as they are when the capability is verified, and the room for answers."""
         cut = self.truncated
-        try:
-            rows = self._rows([Sample("", prompt, "") for prompt in prompts], room=options.max_new_tokens)
-        except UnicodeEncodeError as error:
-            raise UsageError("the prompt is no text: it holds half of a surrogate pair", "read it as UTF-8") from error
+        rows = self._rows([Sample("", prompt, "") for prompt in prompts], room=options.max_new_tokens)
         if not all(rows):
             raise UsageError("the prompt is empty", "say something")
         if self.truncated > cut:
@@ -88,4 +86,4 @@ class Session(TextModel):
         return batch, max(1, min(options.max_new_tokens, self._limit - batch["input_ids"].shape[1]))
 
     def _push(self, answer: Answer, token: int) -> str:
-        return "" if token in self._ends() else answer.push(token)
+        return "" if token in self._over else answer.push(token)

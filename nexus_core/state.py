@@ -7,7 +7,6 @@ default. A flag that was not given leaves no trace: later versions may change it
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from copy import deepcopy
 from enum import Enum
@@ -15,14 +14,12 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from nexus_core.atomic import write_atomic
 from nexus_core.errors import StateError
+from nexus_core.lock import ProcessLock
 from nexus_core.suggest import did_you_mean
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 STATE_FILE = Path(".pipeline_state.json")
 SCHEMA_VERSION = 1
@@ -51,30 +48,16 @@ class StateStore:
 
     def __init__(self, path: Path = STATE_FILE) -> None:
         self.path = path
-        self._lock_path = path.with_name(f"{path.name}.lock")
-        self._lock = _file_lock(self._lock_path)
+        self._lock = ProcessLock(path.with_name(f"{path.name}.lock"), str(path))
         self._data: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
-        from filelock import Timeout
-
-        holder = _holder(self._lock_path)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            who = f"process {holder}" if holder else "another process"
-            raise StateError(
-                f"{self.path} is in use by {who}",
-                f"wait for it, or stop it (kill {holder or 'PID'}); or run in another directory",
-            ) from error
-        except OSError as error:
-            raise StateError(f"{self._lock_path} cannot be locked ({error.strerror})", "check the directory") from error
-        self._lock_path.write_text(str(os.getpid()), encoding="ascii")
+        self._lock.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._data = None
-        self._lock.release()
+        self._lock.__exit__(kind, error, tb)
 
     @property
     def flags(self) -> Mapping[str, Any]:
@@ -138,7 +121,7 @@ class StateStore:
         self._data = state
 
     def _must_hold(self) -> None:
-        assert self._lock.is_locked, "a StateStore is used inside its `with` block"
+        assert self._lock.held, "a StateStore is used inside its `with` block"
 
 
 def read_state(path: Path = STATE_FILE) -> dict[str, Any]:
@@ -241,18 +224,3 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number that can be used")
-
-
-def _file_lock(path: Path) -> FileLock:
-    from filelock import FileLock  # 40 ms: not for those who only ask for help
-
-    return FileLock(path, timeout=0)
-
-
-def _holder(lock: Path) -> str:
-    """The process id that the holder of the lock wrote into it. Meaningful only while the lock is held."""
-    try:
-        text = lock.read_text("ascii")
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return text if text.isdigit() else ""

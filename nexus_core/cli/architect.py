@@ -41,10 +41,11 @@ def command(run: Path, file: Path | None, as_json: bool, **options: Any) -> None
     """
     from nexus_core.architect.architect import Architect, Request
     from nexus_core.architect.presets import load_presets
-    from nexus_core.cli.context import open_registry
+    from nexus_core.cli.context import hold_run, open_registry
     from nexus_core.profiling.artifacts import ProfileStore
     from nexus_core.student.arch import ARCH, write_arch
 
+    hold_run(run)
     presets, registry = load_presets(file), open_registry()
     presets.preset(options["preset"])  # a misspelt name is said before any teacher is loaded
     architect = Architect(ProfileStore(run / OUTPUT), registry, presets)

@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from nexus_core.types import Teacher
 
 
+def hold_run(run: Path, create: bool = False) -> None:
+    """Until this command ends no other one writes into the run: two at once would each undo what the other does.
+
+    Where there is no run there is nothing to hold, unless this command is about to `create` it.
+    """
+    from nexus_core.lock import ProcessLock
+
+    if create:
+        run.mkdir(parents=True, exist_ok=True)
+    elif not run.is_dir():
+        return
+    ctx = click.get_current_context()
+    ctx.with_resource(ProcessLock(run / ".lock", f"the run {run}", f"nexus {ctx.info_name}"))
+
+
 def open_registry(named: Collection[str] = ()) -> Registry:
     """registry.yaml (see `find_registry`), with the rows that installed plugins bring.
 

@@ -46,11 +46,13 @@ def command(as_json: bool, steps: int | None, tokenizer: Path | None, resume: bo
 
     Exit status 3: a capability stayed below its contract on the profile split.
     """
+    from nexus_core.cli.context import hold_run
     from nexus_core.distill.report import write_report
     from nexus_core.distill.run import STUDENT, Order
     from nexus_core.student.files import write_adapter, write_student
 
     order = Order(fresh=not resume, **options)
+    hold_run(order.run)
     try:
         student, report = _distill(order, steps, tokenizer)
     except KeyboardInterrupt:

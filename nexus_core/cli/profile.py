@@ -108,7 +108,7 @@ def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
 
 
 def _open(teacher_id: str, capability: str, options: dict[str, Any]) -> _Job:
-    from nexus_core.cli.context import load_teacher, open_plugins, open_registry
+    from nexus_core.cli.context import hold_run, load_teacher, open_plugins, open_registry
     from nexus_core.profiling.artifacts import ProfileStore
     from nexus_core.profiling.run import weights_hash
     from nexus_core.registry.licence import refuse_licence
@@ -120,6 +120,7 @@ def _open(teacher_id: str, capability: str, options: dict[str, Any]) -> _Job:
     plugins = open_plugins(options["names"])
     metric = plugins.capability_metric(contract.capability)
     options["gate_samples"] = registry.gate.samples if options["gate_samples"] is None else options["gate_samples"]
+    hold_run(options["run"], create=not options["reference_only"])
     teacher = load_teacher(plugins, row)
     progress = _Progress(f"{row.id}/{contract.capability}")
     store = ProfileStore(options["run"] / OUTPUT)

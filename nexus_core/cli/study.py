@@ -56,11 +56,13 @@ def command(
       nexus study --run runs/default --arm full --arm logits_only --steps 300 --seeds 2 --samples 200
       nexus study --run runs/default --plot --json
     """
+    from nexus_core.cli.context import hold_run
     from nexus_core.study.arms import read_arms
     from nexus_core.study.study import Study, StudyOrder
 
     arms = read_arms()
     order = StudyOrder(arms=arms.chosen(names), **options)
+    hold_run(order.run)
     subject = _subject(order, capabilities, tokenizer)
     started = time.perf_counter()
     found = Study(

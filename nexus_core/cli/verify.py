@@ -117,9 +117,11 @@ def _order(run: Path, subject: Path, options: dict[str, Any]) -> GateOrder:
 
 
 def _verified(order: GateOrder, path: Path | None, options: dict[str, Any]) -> Report:
+    from nexus_core.cli.context import hold_run
     from nexus_core.gate import write_report
     from nexus_core.pipeline.loop_back import can_go_back, verify_with_attempts
 
+    hold_run(order.run)
     attempts = order.registry.gate.attempts if options["attempts"] is None else options["attempts"]
     report = verify_with_attempts(order, attempts if can_go_back(order.run, order.subject) else 0)
     if path is not None:

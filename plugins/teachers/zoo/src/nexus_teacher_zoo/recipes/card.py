@@ -46,7 +46,7 @@ def provenance(recipe: Recipe, steps: int, minutes: float, limit: float | None =
         "seed": recipe.seed,
         "steps": steps,
         "training_minutes": round(minutes, 1),
-        "initialisation": "random",
+        "initialisation": recipe.training.start,
     }
 
 

@@ -97,10 +97,10 @@ def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
         _decompose(job)
     # Signals are taken in the bases as stored (at half precision), since those are what the student will be held to.
     profile = job.store.read(*job.key)
-    _score(job)
     where = [job.store.root / "profiles" / profile.teacher / profile.capability]
     if not options["reference_only"]:
         where.append(_collect(job, profile))
+    _score(job)
     click.echo(f"stored in {' and '.join(map(str, where))}")
     if not options["reference_only"] and not any(block.proven for block in profile.blocks):
         _say_unproven(profile)
@@ -145,12 +145,11 @@ def _decompose(job: _Job) -> None:
 
 def _score(job: _Job) -> None:
     """The teacher's scores on the verify split, which the gate compares the student with."""
-    from nexus_core.profiling.reference import is_current, measure_reference
-    from nexus_core.types import SampleRequest, Split
+    from nexus_core.profiling.reference import gate_request, is_current, measure_reference
 
     if not (n := job.options["gate_samples"]):
         return
-    request = SampleRequest(Split.VERIFY, n, job.options["seed"], job.options["data"])
+    request = gate_request(job.contract, n, job.options["seed"])
     stored = job.store.reference(*job.key) if job.options["resume"] else None
     if stored is not None and is_current(stored, job.metric, request):
         job.progress.say("scored already")

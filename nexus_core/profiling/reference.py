@@ -14,9 +14,16 @@ from nexus_core.errors import UsageError
 from nexus_core.evaluation import Progress, draw, evaluate
 from nexus_core.profiling.artifacts import ArtifactError, ProfileStore
 from nexus_core.profiling.model import Reference
-from nexus_core.types import CapabilityMetric, Sample, SampleRequest, Split, Teacher
+from nexus_core.types import CapabilityMetric, Contract, Sample, SampleRequest, Split, Teacher
 
-__all__ = ["Reference", "is_current", "measure_reference", "read_reference", "sample_digest"]
+__all__ = ["Reference", "gate_request", "is_current", "measure_reference", "read_reference", "sample_digest"]
+
+PACK = "pack"  # the benchmark that is the capability pack's own verify split
+
+
+def gate_request(contract: Contract, n: int, seed: int) -> SampleRequest:
+    """What the gate asks: samples of the benchmark that the contract names, whatever data a teacher was profiled on."""
+    return SampleRequest(Split.VERIFY, n, seed, None if contract.benchmark == PACK else contract.benchmark)
 
 
 def sample_digest(samples: Iterable[Sample]) -> str:

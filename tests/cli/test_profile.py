@@ -87,3 +87,31 @@ def test_profile_show_resume_and_a_damaged_artifact(tmp_path):
     basis.write_bytes(basis.read_bytes()[:-7] + b"damaged")
     with pytest.raises(NexusError, match=basis.name):
         run("show", "zoo-code", "code", "--run", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_own_data_are_for_the_profile_and_the_contracts_benchmark_for_the_scores(tmp_path):
+    """The gate asks the benchmark of the contract, so that is what the teacher must have been asked."""
+    from nexus_core.cli.context import open_plugins
+    from nexus_core.profiling.artifacts import ProfileStore
+    from nexus_core.types import SampleRequest, Split
+
+    samples = open_plugins().capability_metric("reasoning").samples(SampleRequest(Split.TRAIN, 40))
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [json.dumps({"question": sample.prompt, "answer": sample.target}) for sample in samples]
+    (data / "validation.jsonl").write_text("\n".join(rows))
+    run_directory = tmp_path / "run"
+    names = [
+        "--teacher",
+        "zoo-reasoning",
+        "--capability",
+        "reasoning",
+        "--data",
+        str(data),
+        "--layers",
+        "model.layers.1",
+    ]
+    run(*names, "--run", str(run_directory), "--sample-size", "8", "--signals", "0", "--gate-samples", "4")
+    found = ProfileStore(run_directory / "niwt_stage2_output").reference("zoo-reasoning", "reasoning")
+    assert (found.data, found.n) == (None, 4)

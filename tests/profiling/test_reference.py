@@ -14,7 +14,14 @@ from nexus_core.profiling.artifacts.manifest import Entry
 from nexus_core.profiling.artifacts.scores import decode_reference, encode_reference
 from nexus_core.profiling.model import CapabilityProfile
 from nexus_core.profiling.plan import PlanSettings, plan_capability
-from nexus_core.profiling.reference import Reference, is_current, measure_reference, read_reference, sample_digest
+from nexus_core.profiling.reference import (
+    Reference,
+    gate_request,
+    is_current,
+    measure_reference,
+    read_reference,
+    sample_digest,
+)
 from nexus_core.profiling.run import weights_hash
 from nexus_core.types import Contract, Direction, SampleRequest, Split, Thresholds
 
@@ -62,6 +69,12 @@ def test_a_teacher_that_errs_has_the_zeros_where_it_erred(one_planted, lookup) -
 
     scores = measure_reference(one_planted.teacher, Wrong(), REQUEST, "hash").scores
     assert [i for i, score in enumerate(scores) if score == 0.0] == [4]
+
+
+def test_the_gate_asks_the_contracts_benchmark() -> None:
+    contract = Contract("math", "pack", "m", Direction.HIGHER, 0.97, None, 1, 512, Thresholds(0.02, 0.005))
+    assert gate_request(contract, 7, 3) == SampleRequest(Split.VERIFY, 7, 3, None)
+    assert gate_request(replace(contract, benchmark="gsm8k"), 7, 3) == SampleRequest(Split.VERIFY, 7, 3, "gsm8k")
 
 
 def test_only_the_verify_split_is_a_reference(one_planted, lookup) -> None:

@@ -38,7 +38,7 @@ def _value(raw: Any, expected: Any, where: str, hint: str) -> Any:
         if not isinstance(raw, Mapping):
             raise DataError(f"{where}: expected keys and values, found {type(raw).__name__}", hint)
         return dict(raw)
-    if expected is float and type(raw) is int:
+    if expected is float and type(raw) is int and abs(raw) < 2**1000:  # beyond that there is no float
         return float(raw)
     if type(raw) is not expected:
         raise DataError(f"{where} is {raw!r:.60}, expected {expected.__name__}", hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from nexus_core.profiling.artifacts import ArtifactError, FindingKind, ProfileSt
 from nexus_core.profiling.artifacts.codec import decode, encode
 from nexus_core.profiling.artifacts.formats import read_npz, write_npz
 from nexus_core.profiling.artifacts.layout import is_artifact, plan_file, profile_folder
-from nexus_core.profiling.model import BlockProfile, CapabilityProfile
+from nexus_core.profiling.artifacts.scores import decode_reference, encode_reference
+from nexus_core.profiling.model import BlockProfile, CapabilityProfile, Reference
 from nexus_core.profiling.pca import PCA
 from nexus_core.profiling.plan import PlanSettings, plan_capability
 from nexus_core.types import Contract, Direction, Thresholds
@@ -276,7 +278,9 @@ def test_json_of_any_other_shape_is_an_error(name: str, data: st.DataObject) -> 
     files = encode(profile())
     document = json.loads(files[name])
     key = data.draw(st.sampled_from(sorted(document)))
-    junk = data.draw(st.sampled_from([None, True, -1, 1e300, "x", [], [None], [[1]], {}, {"x": 1}, [{"block": 3}]]))
+    junk = data.draw(
+        st.sampled_from([None, True, -1, 10**400, 1e300, "x", [], [None], [[1]], {}, {"x": 1}, [{"block": 3}]])
+    )
     if data.draw(st.booleans()):
         del document[key]
     else:
@@ -296,6 +300,32 @@ def test_damaged_json_is_named(store: ProfileStore, content: bytes) -> None:
     with pytest.raises(ArtifactError):
         store.read("ada", "math")
     assert store.verify()
+
+
+SCORES = Reference("ada", "abc", "math", "exact", Direction.HIGHER, None, 42, 2, 0.5, (1.0, 0.0), "0" * 64)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b"null", b'{"scores": [NaN]}', b'{"version": 1}']
+)
+def test_damaged_scores_are_named(store: ProfileStore, content: bytes) -> None:
+    store.write_reference(SCORES)
+    plant(store, "profiles/ada/math/verify_scores.json", content)
+    with pytest.raises(ArtifactError, match=r"verify_scores\.json"):
+        store.reference("ada", "math")
+    assert store.verify()
+
+
+@pytest.mark.parametrize("junk", [None, True, -1, 10**400, 1e300, "x", [], [None], [[1]], [10**400, 1], {}, {"x": 1}])
+@pytest.mark.parametrize("key", [*json.loads(encode_reference(SCORES)), "surprise"])
+def test_scores_of_any_shape_are_read_or_refused(key: str, junk: object) -> None:
+    document = {**json.loads(encode_reference(SCORES)), key: junk}
+    try:
+        found = decode_reference("here", json.dumps(document).encode())
+    except ArtifactError:
+        return
+    assert len(found.scores) == found.n == 2
+    assert all(math.isfinite(score) for score in (found.score, *found.scores))
 
 
 def test_more_than_fifty_outputs_are_refused_on_reading_too(store: ProfileStore) -> None:

@@ -55,6 +55,7 @@ def test_what_was_written_comes_back_from_lists_too():
         ({"names": ["x", 3]}, r"tree\.json\.names\[1\] is 3, expected str"),
         ({"leaves": [{"name": "a", "size": 1}, {"name": "b"}]}, r"tree\.json\.leaves\[1\]: the key 'size' is missing"),
         ({"leaves": [{"name": "a", "size": None}]}, r"tree\.json\.leaves\[0\]\.size is None, expected float"),
+        ({"best": {"name": "c", "size": 10**400}}, r"tree\.json\.best\.size is 1000.*, expected float"),
         ({"best": ["c", 1.0]}, r"tree\.json\.best: expected keys and values, found list"),
         ({"best": {"name": "c", "size": 1.0, "colour": 3}}, r"tree\.json\.best: unknown key 'colour'"),
         ({"rest": []}, r"tree\.json\.rest: expected keys and values, found list"),

@@ -147,7 +147,7 @@ def decode(folder: str, files: Mapping[str, bytes], seconds: float) -> Capabilit
     """The profile that `encode` was given, at float16; `folder` is for messages."""
     try:
         return _decode(folder, files, seconds)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ArtifactError(f"{folder} is damaged: {reason}", "profile this teacher again") from error
 

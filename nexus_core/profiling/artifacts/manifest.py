@@ -63,7 +63,7 @@ def read_manifest(root: Path) -> Manifest | None:
     data = read_json(str(path), path.read_bytes())
     try:
         return _parse(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ArtifactError(f"{path} is damaged: {error}", _HINT) from error
 
 

@@ -27,7 +27,7 @@ def decode_reference(name: str, content: bytes) -> Reference:
     try:
         reference = _decode(read_json(name, content))
         problem = _problem(reference)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         problem = f"no {error}" if isinstance(error, KeyError) else str(error)
     if problem:
         raise ArtifactError(f"{name} is damaged: {problem}", "score this teacher again: nexus profile --reference-only")

@@ -91,6 +91,7 @@ class Place:
     progress: Progress = field(default_factory=Progress)
     best_key: tuple[float, ...] | None = None
     measured: Mapping[str, Any] | None = None
+    turns: tuple[tuple[int, Mapping[str, int]], ...] = ()  # of a joint training, where they changed
     outcome: Mapping[str, Any] | None = None
 
     @property
@@ -110,6 +111,7 @@ def place_from(raw: Mapping[str, Any]) -> Place:
         "recovery": state_from(raw["recovery"]),
         "progress": Progress(**raw["progress"]),
         "best_key": None if key is None else tuple(key),
+        "turns": tuple((int(start), dict(turns)) for start, turns in raw["turns"]),
     }
     return Place(**{**raw, **values})
 

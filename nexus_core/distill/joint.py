@@ -13,23 +13,57 @@ from nexus_core.distill.retention import Measured, Validation
 from nexus_core.distill.settings import RetentionSettings
 
 
-class JointBatches:
-    """A round gives each capability its `turns` (one, unless stated), spread evenly; then the next round begins."""
+LACKING = 0.2  # of the goal: who lacks so much or more has the most turns
+Plan = tuple[tuple[int, Mapping[str, int]], ...]  # from which position on, whose turns
+Turns = Mapping[str, int]  # how many batches of each capability there are in a round
 
-    def __init__(self, sources: Mapping[str, BatchSource], turns: Mapping[str, int] | None = None) -> None:
-        self._sources = dict(sources)
-        self._turns = {name: (turns or {}).get(name, 1) for name in sources}
+
+class Round:
+    """One round: each capability's turns, spread evenly. Rounds follow each other without end."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = dict(turns)
         # Turn k of m comes after the share (k + 1/2) / m of the round; of equal ones in the order given.
-        self._round = sorted(
-            ((name, k) for name, count in self._turns.items() for k in range(count)),
-            key=lambda turn: (turn[1] + 0.5) / self._turns[turn[0]],
+        self._order = sorted(
+            ((name, k) for name, count in self.turns.items() for k in range(count)),
+            key=lambda turn: (turn[1] + 0.5) / self.turns[turn[0]],
         )
 
+    def at(self, position: int) -> tuple[str, int]:
+        """Whose turn it is, and which of its own batches that is."""
+        rounds, place = divmod(position, len(self._order))
+        capability, k = self._order[place]
+        return capability, rounds * self.turns[capability] + k
+
+    def before(self, position: int) -> dict[str, int]:
+        """How many batches each capability has had."""
+        rounds, rest = divmod(position, len(self._order))
+        begun = [name for name, _ in self._order[:rest]]
+        return {name: rounds * count + begun.count(name) for name, count in self.turns.items()}
+
+
+class JointBatches:
+    """Capabilities take turns (one each, unless stated). From a position on there may be other turns: who lacks more gets
+    more. The positions at which turns changed are the `plan`, so the same plan and position give the same batch."""
+
+    def __init__(self, sources: Mapping[str, BatchSource], turns: Turns | None = None) -> None:
+        self._sources = dict(sources)
+        self.plan: Plan = ((0, {name: (turns or {}).get(name, 1) for name in sources}),)
+
     def at(self, position: int) -> Batch:
-        rounds, place = divmod(position, len(self._round))
-        capability, k = self._round[place]
-        own = rounds * self._turns[capability] + k
-        return replace(self._sources[capability].at(own), capability=capability)
+        had = dict.fromkeys(self._sources, 0)
+        ends = [start for start, _ in self.plan[1:]] + [position + 1]
+        for (start, turns), end in zip(self.plan, ends, strict=True):
+            if position < end:
+                capability, own = Round(turns).at(position - start)
+                return replace(self._sources[capability].at(had[capability] + own), capability=capability)
+            for name, count in Round(turns).before(end - start).items():
+                had[name] += count
+        raise AssertionError("the last part of a plan has no end")
+
+    def turn(self, position: int, turns: Turns) -> None:
+        """Other turns from this position on, which lies behind all that was asked for."""
+        self.plan = (*(part for part in self.plan if part[0] < position), (position, dict(turns)))
 
 
 def answer_turns(lengths: Mapping[str, tuple[float, float]], most: int) -> dict[str, int]:
@@ -38,6 +72,11 @@ def answer_turns(lengths: Mapping[str, tuple[float, float]], most: int) -> dict[
     shares = {name: answer / row for name, (row, answer) in lengths.items()}
     best = max(shares.values(), default=1.0)
     return {name: min(most, max(1, round(best / share))) for name, share in shares.items()}
+
+
+def turns_by_need(reached: Mapping[str, float], most: int) -> dict[str, int]:
+    """Turns from what each capability has reached of its goal: one for who has reached it, `most` for who lacks a fifth."""
+    return {name: 1 + round((most - 1) * min(1.0, max(0.0, 1.0 - share) / LACKING)) for name, share in reached.items()}
 
 
 class JointObjective:
@@ -83,7 +122,7 @@ class JointValidation:
             full=all(measured.full for measured in found.values()),
             met=all(measured.met for measured in found.values()),
             seconds=sum(measured.seconds for measured in found.values()),
-            parts={name: asdict(measured) for name, measured in found.items()},
+            parts={name: {**asdict(measured), "reached": reached[name]} for name, measured in found.items()},
         )
 
     def better(self, one: float, two: float) -> bool:

@@ -27,6 +27,7 @@ from nexus_core.distill.checkpoints import (
 )
 from nexus_core.distill.crew import Crew
 from nexus_core.distill.job import Job, Outcome, Place, outcome_from, place_from
+from nexus_core.distill.joint import JointBatches, turns_by_need
 from nexus_core.distill.journal import Journal
 from nexus_core.distill.objective import Moment, Terms, autocast
 from nexus_core.distill.optim import build_optimizer, gradient_norm, rate_share, select_trained, set_rate
@@ -62,6 +63,8 @@ class Loop:
         self._enter_phase()
         if found is not None:
             self._restore(found)
+        if isinstance(job.batches, JointBatches):
+            job.batches.plan = self.place.turns or job.batches.plan
         self.journal = Journal(job.journal, None if found is None else found.meta.journal)
         self._report_damage()
         if found is None:
@@ -145,7 +148,7 @@ class Loop:
         place, settings = self.place, self.settings
         validation = self.job.validation
         if validation and evaluation_due(self._phase_step, self.phase.steps, settings.retention):
-            self._evaluate(validation)
+            self._share_turns(self._evaluate(validation))
             if place.progress.met:
                 return self._end_phase("contract met")
             if place.progress.since >= settings.retention.patience:
@@ -183,6 +186,13 @@ class Loop:
         better = place.progress.best is None or validation.better(measured.score, place.progress.best)
         place.progress = place.progress.after(place.step, measured, better)
         return measured
+
+    def _share_turns(self, measured: Measured) -> None:
+        """Of several capabilities, those that lack more have more of the batches that follow."""
+        if isinstance(self.job.batches, JointBatches):
+            reached = {name: part["reached"] for name, part in measured.parts.items()}
+            self.job.batches.turn(self.place.position, turns_by_need(reached, self.settings.data.turns_most))
+            self.place.turns = self.job.batches.plan
 
     def _measure(self, validation: Validation, full: bool = False) -> Measured:
         started = time.perf_counter()

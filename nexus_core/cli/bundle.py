@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "build": ("nexus_core.cli.bundle_build:command", "Make a bundle of a run's verified student."),
+    "export": ("nexus_core.cli.bundle_export:command", "Write a bundle as a checkpoint, PEFT adapters or GGUF."),
 }
 PATH = click.Path(path_type=Path)
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")

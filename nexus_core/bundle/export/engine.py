@@ -20,8 +20,10 @@ from nexus_core.types import GenerateOptions, Sample
 
 # llama.cpp cuts text by rules that are built into it, each under the name of a model. One of each kind, those first
 # that tokenizers of today copy; where two cut alike the earlier one is taken.
-RULES = ("llama-bpe", "qwen2", "gpt-2", "smollm", "gpt-4o", "tekken", "deepseek-coder", "deepseek-v3", "falcon")
-RULES += ("seed-coder", "chameleon", "poro-chat", "viking", "superbpe", "default")
+RULES: tuple[str, ...] = (
+    "llama-bpe", "qwen2", "gpt-2", "smollm", "gpt-4o", "tekken", "deepseek-coder", "deepseek-v3",
+    "falcon", "seed-coder", "chameleon", "poro-chat", "viking", "superbpe", "default",
+)  # fmt: skip
 LEAST_CONTEXT = 512  # what the engine makes of less is no faster
 
 
@@ -53,7 +55,9 @@ class Engine:
         try:
             from xllamacpp import CommonParams, Server
         except ImportError as error:
-            raise UsageError("a GGUF file is tried before it is given out, and xllamacpp is missing", INSTALL) from error
+            raise UsageError(
+                "a GGUF file is tried before it is given out, and xllamacpp is missing", INSTALL
+            ) from error
         settings = CommonParams()
         settings.model.path = str(path)
         settings.n_ctx = self.context = max(context, LEAST_CONTEXT)
@@ -65,7 +69,9 @@ class Engine:
         try:
             self._server = Server(settings)
         except RuntimeError as error:
-            raise ModelError(f"{path}: llama.cpp does not load it", "report it with the student's config.json") from error
+            raise ModelError(
+                f"{path}: llama.cpp does not load it", "report it with the student's config.json"
+            ) from error
 
     def tokens(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """Each text by the file's own tokenizer. (The engine offers this on its loopback address alone.)"""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +28,23 @@ DTYPES = ("fp16", "fp32")
 INSTALL = "pip install 'nexus-core[gguf]'"
 
 
-def write_gguf(
-    path: Path, student: Student, capability: str | None, dtype: str, pre: str, allow_isolated: bool = False
-) -> None:
-    """The file `path`. `pre` is llama.cpp's name for a way to cut text before byte pairs are merged."""
-    if dtype not in DTYPES:
-        raise UsageError(f"a GGUF file is not written in {dtype}", f"known are: {', '.join(DTYPES)}")
-    model = rounded(as_plain(student.model, capability, allow_isolated), dtype)
-    _write(path, model, student.tokenizer, pre)
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Precision of the matrices, and llama.cpp's name for a way to cut text before byte pairs are merged."""
+
+    dtype: str
+    rule: str
 
 
-def write_vocabulary(path: Path, tokenizer: Any, pre: str) -> None:
+def write_gguf(path: Path, student: Student, capability: str | None, form: Form, allow_isolated: bool = False) -> None:
+    """The file `path`."""
+    if form.dtype not in DTYPES:
+        raise UsageError(f"a GGUF file is not written in {form.dtype}", f"known are: {', '.join(DTYPES)}")
+    model = rounded(as_plain(student.model, capability, allow_isolated), form.dtype)
+    _write(path, model, student.tokenizer, form.rule)
+
+
+def write_vocabulary(path: Path, tokenizer: Any, rule: str) -> None:
     """The tokenizer, in the smallest model that an engine loads: for trying how it cuts text."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -49,7 +56,7 @@ def write_vocabulary(path: Path, tokenizer: Any, pre: str) -> None:
     )
     with assemble.apart():
         model = LlamaForCausalLM(config).to(torch.float16)
-    _write(path, model, tokenizer, pre)
+    _write(path, model, tokenizer, rule)
 
 
 def _new_writer(path: Path) -> GGUFWriter:
@@ -61,10 +68,10 @@ def _new_writer(path: Path) -> GGUFWriter:
     return GGUFWriter(path, MODEL_ARCH_NAMES[MODEL_ARCH.LLAMA])
 
 
-def _write(path: Path, model: LlamaForCausalLM, tokenizer: Any, pre: str) -> None:
+def _write(path: Path, model: LlamaForCausalLM, tokenizer: Any, rule: str) -> None:
     writer = _new_writer(path)
     _settings(writer, model)
-    _write_tokenizer(writer, tokenizer, model.config.vocab_size, pre)
+    _write_tokenizer(writer, tokenizer, model.config.vocab_size, rule)
     for name, tensor in _tensors(model):
         # Vectors stay in fp32: the engine has no other arithmetic for norms and biases, and they are small.
         writer.add_tensor(name, (tensor.float() if tensor.dim() == 1 else tensor).contiguous().numpy())
@@ -126,7 +133,7 @@ def _neighbours(rows: torch.Tensor, heads: int) -> torch.Tensor:
 # --- the tokenizer ----------------------------------------------------------------------------------------------
 
 
-def _write_tokenizer(writer: GGUFWriter, tokenizer: Any, size: int, pre: str) -> None:
+def _write_tokenizer(writer: GGUFWriter, tokenizer: Any, size: int, rule: str) -> None:
     """`size` tokens of a byte-level BPE with its merges, special tokens and chat template. Another kind is an error."""
     model = _byte_level(tokenizer)
     kinds = _kinds(tokenizer, model["vocab"])
@@ -134,7 +141,7 @@ def _write_tokenizer(writer: GGUFWriter, tokenizer: Any, size: int, pre: str) ->
     from gguf import TokenType
 
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
+    writer.add_tokenizer_pre(rule)
     writer.add_token_list([tokens.get(number, f"[PAD{number}]") for number in range(size)])
     writer.add_token_types([kinds.get(number, TokenType.UNUSED) for number in range(size)])
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]])

@@ -10,6 +10,7 @@ on that block's MLP is the bottleneck. Adapters without an open bottleneck stand
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,10 @@ def read_peft(path: Path, capability: str) -> TextModel:
         from peft import PeftModel
     except ImportError as error:
         raise UsageError("an export to PEFT is tried before it is given out, and peft is missing", _GET) from error
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )  # peft asks for it
         model = PeftModel.from_pretrained(read_checkpoint(path / BASE), path / capability)
     return TextModel(model.eval(), load_tokenizer(path / BASE), "the export")
 

@@ -73,9 +73,16 @@ class NexusModel:
         """What can be asked for, by name: tower, aliases, contract, and the score that the gate measured."""
         return MappingProxyType(dict(self._bundle.manifest.capabilities))
 
-    def route(self, prompt: str) -> Route:
+    def resolve(self, capability: str) -> str:
+        """The name of the capability that is called so; `UsageError` with the nearest name where there is none."""
+        if not isinstance(capability, str):
+            raise UsageError(f"the capability is {capability!r}", f"name one of: {', '.join(self._open())}")
+        return self._bundle.manifest.resolve(capability)
+
+    def route(self, prompt: str, tools: Tools | None = None) -> Route:
         """Which capability the router takes a prompt for."""
-        return self._routes(_prompts(prompt))[0]
+        (text,) = _prompts([prompt])
+        return self._routes([_asked(text, None if tools is None else read_tools(tools))])[0]
 
     # --- answers ------------------------------------------------------------------------------------------------
 
@@ -133,12 +140,15 @@ class NexusModel:
         offered = None if tools is None else read_tools(tools)
         prompts = _prompts(prompt)
         asked = [_asked(text, offered) for text in prompts]
+        jobs = [
+            (members, self._options(name, options), self._voice(name, enable_uncensored))
+            for name, members in self._chosen(asked, capability, fallback).items()
+        ]
         answers: list[str | ToolCall] = [""] * len(prompts)
-        for name, members in self._chosen(asked, capability, fallback).items():
-            voice = self._voice(name, enable_uncensored)
-            written = self._write([asked[i] for i in members], voice, self._options(name, options))
+        for members, settings, voice in jobs:
+            written = self._write([asked[i] for i in members], voice, settings)
             for i, text in zip(members, written, strict=True):
-                answers[i] = text if offered is None else self._call(text, name, offered, f"prompt {i + 1}")
+                answers[i] = text if offered is None else self._call(text, voice, offered, f"prompt {i + 1}")
         return answers[0] if isinstance(prompt, str) else answers
 
     def stream(
@@ -158,9 +168,10 @@ class NexusModel:
         if not isinstance(prompt, str):
             raise UsageError("a stream is of one prompt", "call stream once for each")
         offered = None if tools is None else read_tools(tools)
-        asked = _asked(prompt, offered)
+        (text,) = _prompts(prompt)
+        asked = _asked(text, offered)
         (name,) = self._chosen([asked], capability, fallback)
-        voice, settings = self._voice(name, enable_uncensored), self._options(name, options)
+        settings, voice = self._options(name, options), self._voice(name, enable_uncensored)
         return self._stream(asked, voice, settings, offered)
 
     def _stream(
@@ -171,7 +182,7 @@ class NexusModel:
             text += piece
             yield piece
         if tools is not None:
-            self._call(text, voice.capability, tools)
+            self._call(text, voice, tools)
 
     def _write(self, prompts: Sequence[str], voice: Voice, options: GenerateOptions) -> list[str]:
         """Answers in order; batches are made by length, so that little is spent on padding."""
@@ -183,9 +194,9 @@ class NexusModel:
                 texts[members[row]] += piece
         return texts
 
-    def _call(self, text: str, capability: str | None, tools: tuple[Tool, ...], where: str = "") -> ToolCall:
+    def _call(self, text: str, voice: Voice, tools: tuple[Tool, ...], where: str = "") -> ToolCall:
         try:
-            return self._towers.tool_call(self._tower(capability), text, self._tokenizer, tools)
+            return self._towers.tool_call(self._tower(voice.capability), text, self._tokenizer, tools)
         except NexusError as error:
             if where:
                 error.add_note(where)
@@ -200,21 +211,16 @@ class NexusModel:
         if fallback not in (None, "backbone"):
             raise UsageError(f"fallback is {fallback!r}", 'the only one is "backbone"')
         if capability is not None:
-            return {self._resolve(capability): list(range(len(prompts)))}
+            return {self.resolve(capability): list(range(len(prompts)))}
         chosen: dict[str | None, list[int]] = {}
         for i, route in enumerate(self._routes(prompts)):
             if route.capability is None and fallback is None:
                 raise UsageError(
                     "the router recognises no capability for this prompt",
-                    f'name one ({", ".join(self._open())}), or let the plain backbone answer: fallback="backbone"',
+                    f'name one ({", ".join(self._open())}), or allow the plain backbone: fallback="backbone" (--fallback)',
                 )
             chosen.setdefault(route.capability, []).append(i)
         return chosen
-
-    def _resolve(self, capability: Any) -> str:
-        if not isinstance(capability, str):
-            raise UsageError(f"the capability is {capability!r}", f"name one of: {', '.join(self._open())}")
-        return self._bundle.manifest.resolve(capability)
 
     def _open(self) -> list[str]:
         """The capabilities that need no permission."""

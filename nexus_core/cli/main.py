@@ -21,6 +21,7 @@ COMMANDS = {
     "distill": ("nexus_core.cli.distill:command", "Teach the planned student from the cached signals."),
     "doctor": ("nexus_core.cli.doctor:command", "Say what this machine is and what is missing or quarantined."),
     "eval": ("nexus_core.cli.eval:command", "Score a teacher on a capability, with n and an interval."),
+    "infer": ("nexus_core.cli.infer:command", "Ask a bundle a prompt and print the answer."),
     "plugins": ("nexus_core.cli.plugins:command", "List, create and check plugins."),
     "profile": ("nexus_core.cli.profile:command", "Find, prove and store what carries a capability in a teacher."),
     "registry": ("nexus_core.cli.registry:command", "List, check and extend the registry of teachers and contracts."),

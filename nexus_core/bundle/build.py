@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,26 @@ _AGAIN = "get the bundle again from where it came"
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def empty_student(config: Mapping[str, Any], arch: StudentArch, where: Path) -> NexusForCausalLM:
-    """A student on the meta device, if the configuration is the one that was planned."""
+def empty_student(config: Mapping[str, Any], arch: StudentArch, stored: Tensors, where: Path) -> NexusForCausalLM:
+    """A student on the meta device, if the configuration is the one that was planned, and a Llama's and no more.
+
+    transformers would act on a key such as `_attn_implementation`, which can name code to fetch.
+    """
     from huggingface_hub.errors import StrictDataclassError
 
+    known = LlamaConfig().to_dict()
+    if strangers := sorted({*config, *arch.backbone} - set(known)):
+        raise ModelError(f"{where}: {strangers[0]!r} is no key of a Llama's configuration", _AGAIN)
     try:
         plain, planned = LlamaConfig(**config), LlamaConfig(**arch.backbone)
-    except (StrictDataclassError, ValueError, TypeError, LookupError) as error:
+        for name in arch.backbone:
+            if getattr(plain, name) != getattr(planned, name):
+                raise ModelError(f"{where}: {name} is not the one that was planned", _AGAIN)
+        check_size([plain.num_hidden_layers], 1, stored, where)
+        with torch.device("meta"):
+            model = NexusForCausalLM(assemble.config_from(plain))
+    except (StrictDataclassError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise ModelError(f"{where}: no configuration of a Llama: {str(error)[:200]}", _AGAIN) from error
-    for name in arch.backbone:
-        if getattr(plain, name) != getattr(planned, name):
-            raise ModelError(f"{where}: {name} is not the one that was planned", _AGAIN)
-    with torch.device("meta"):
-        model = NexusForCausalLM(assemble.config_from(plain))
     model.generation_config = GenerationConfig(**{name: getattr(plain, name) for name in _ENDS})
     return model
 
@@ -61,3 +68,10 @@ def fill(model: NexusForCausalLM, stored: Tensors, how: Quantisation, dtype: tor
     model.tie_weights()
     # The angles of RoPE are no weights: they are computed from the configuration, and stay in fp32.
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+
+
+def check_size(counts: Sequence[int], width: int, stored: Tensors, where: Path) -> None:
+    """Each of `counts` times `width` is above 0 and no more than all numbers of the file: before memory is taken for it."""
+    room = sum(tensor.numel() for tensor in stored.values())
+    if any(count < 1 or width < 1 or count * width > room for count in counts):
+        raise ModelError(f"{where} does not fit the student's plan: it holds {room:,} numbers", _AGAIN)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nexus_core.bundle.manifest import MANIFEST, MAX_BYTES, FileFacts, Manifest, parse_manifest
 from nexus_core.errors import DataError, ModelError
@@ -83,6 +84,17 @@ def read_bytes(path: Path, name: str, files: Mapping[str, FileFacts], verify: bo
     if verify:
         check_hash(path, name, files, sha256(raw).hexdigest())
     return raw
+
+
+def json_object(raw: bytes, where: Path) -> dict[str, Any]:
+    """A listed JSON file's content."""
+    try:
+        values = json.loads(raw)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{where} is no JSON object: {str(error)[:200]}", RESTORE) from error
+    return values
 
 
 def check_file(path: Path, name: str, files: Mapping[str, FileFacts]) -> None:

@@ -147,12 +147,12 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The canonical text, with its own hash in it."""
-        return _text(self.as_json())
+        return canonical(asdict(self))
 
     def as_json(self) -> dict[str, Any]:
         """What the file holds."""
-        values = asdict(self)
-        return {**values, "sha256": sha256(_text(values)).hexdigest()}
+        values: dict[str, Any] = json.loads(self.to_bytes())
+        return values
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
@@ -203,6 +203,12 @@ def check_whole(manifest: Manifest, where: str) -> None:
         raise DataError(f"{where}: files: {BACKBONE!r} is missing", _RESTORE)
     if not any(name.startswith(TOKENIZER) for name in manifest.files):
         raise DataError(f"{where}: files: there is no tokenizer", _RESTORE)
+
+
+def canonical(values: Mapping[str, Any]) -> bytes:
+    """The one text of these values, which ends with their hash in it."""
+    body = {key: value for key, value in values.items() if key != "sha256"}
+    return _text({**body, "sha256": sha256(_text(body)).hexdigest()})
 
 
 def is_listed(name: str, files: Mapping[str, FileFacts]) -> bool:

@@ -7,15 +7,14 @@ asked for by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nexus_core.bundle.build import empty_student, fill
-from nexus_core.bundle.disk import RESTORE, check_file, read_bytes, read_manifest, survey
+from nexus_core.bundle.build import check_size, empty_student, fill
+from nexus_core.bundle.disk import RESTORE, check_file, json_object, read_bytes, read_manifest, survey
 from nexus_core.bundle.manifest import BACKBONE as BACKBONE_FILE
 from nexus_core.bundle.manifest import CONFIG, REPORT, ROUTER, TOKENIZER, Manifest, is_listed
 from nexus_core.bundle.shards import files_of, read_sharded
@@ -55,7 +54,7 @@ class Bundle:
         for name in sorted(set(manifest.files) - self._there):
             if not name.startswith(PARTS) and "/" in name:
                 raise ModelError(f"{path / name} is missing", RESTORE)
-        self._config: dict[str, Any] = json.loads(self._bytes(CONFIG))
+        self._config = json_object(self._bytes(CONFIG), path / CONFIG)
         self._backbone: Tensors | None = self._read(BACKBONE_FILE)
         self._hold_parts()
 
@@ -74,7 +73,7 @@ class Bundle:
         """The backbone, with no adapter and no tower on it."""
         stored = self._read(BACKBONE_FILE) if self._backbone is None else self._backbone
         self._backbone = None  # it is the model's from here; another model reads the file anew
-        model = empty_student(self._config, self.arch, self.path / CONFIG)
+        model = empty_student(self._config, self.arch, stored, self.path / CONFIG)
         fill(model, stored, self.manifest.quantisation, dtype, self.path / BACKBONE_FILE)
         model.to(device).eval()
         return model
@@ -87,6 +86,8 @@ class Bundle:
         name = self.manifest.resolve(capability)
         facts, arch = self.manifest.capabilities[name], self.arch.adapter(name)
         stored = self._part(facts.adapter, f'the adapter of "{name}"')
+        check_size([site.rank for site in arch.sites], model.config.hidden_size, stored, self.path / facts.adapter)
+        check_size([arch.delta_rank] if arch.delta_rank else [], 1, stored, self.path / facts.adapter)
         tower = next((tower for tower in self.arch.towers if tower.name == arch.tower), None)
         if tower is not None and tower.name not in (model.config.towers or {}):
             self._add_tower(model, tower)
@@ -101,6 +102,8 @@ class Bundle:
     def _add_tower(self, model: NexusForCausalLM, tower: TowerArch) -> None:
         file = f"encoders/{tower.name}_encoder.safetensors"
         stored = self._part(file, f'the tower "{tower.name}"') if tower.thought_tokens else {}
+        if tower.thought_tokens:
+            check_size([tower.thought_tokens, tower.feature_size], tower.latent_size, stored, self.path / file)
         model.add_tower(tower, self.arch.seed)
         own = {key: t for key, t in model.state_dict().items() if is_of_tower(key, tower.name)}
         _copy(own, stored, self.path / file)
@@ -109,8 +112,10 @@ class Bundle:
         """The router; None where the bundle was made without one."""
         if not is_listed(ROUTER, self.manifest.files):
             return None
+        stored = self._part(ROUTER, "the router")
+        check_size([self.arch.router.buckets], self.arch.router.width, stored, self.path / ROUTER)
         router = SparseIntentRouter(self.arch.router)
-        _copy(router.state_dict(), self._part(ROUTER, "the router"), self.path / ROUTER)
+        _copy(router.state_dict(), stored, self.path / ROUTER)
         return router.eval()
 
     def student(self, capabilities: Collection[str] | None = None) -> Student:
@@ -122,16 +127,13 @@ class Bundle:
 
     def report(self) -> Mapping[str, Any]:
         """verify_report.json."""
-        values = json.loads(self.text(REPORT))
-        if not isinstance(values, dict):
-            raise ModelError(f"{self.path / REPORT} holds no report", RESTORE)
-        return values
+        return json_object(self._bytes(REPORT), self.path / REPORT)
 
     def text(self, name: str) -> str:
         """A text of the bundle (README.md, LICENSE, verify_report.json)."""
         if name not in self.manifest.files:
             raise UsageError(f"{self.path} has no {name}", f"it has: {', '.join(self.manifest.files)}")
-        return self._bytes(name).decode()
+        return self._bytes(name).decode("utf-8", "replace")
 
     def _bytes(self, name: str) -> bytes:
         return read_bytes(self.path, name, self.manifest.files, self._verify)

@@ -9,13 +9,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from nexus_core.atomic import write_atomic
-from nexus_core.bundle.disk import RESTORE, read_bytes
+from nexus_core.bundle.disk import RESTORE, json_object, read_bytes
 from nexus_core.bundle.manifest import INDEX, FileFacts
 from nexus_core.bundle.tensors import Tensors, read_tensors
 from nexus_core.errors import ModelError
@@ -57,12 +56,9 @@ def read_sharded(path: Path, name: str, files: Mapping[str, FileFacts], verify: 
 
 
 def _weight_map(raw: bytes, where: Path) -> dict[str, str]:
-    try:
-        values: Any = json.loads(raw)["weight_map"]
-        if not isinstance(values, dict) or not all(isinstance(shard, str) for shard in values.values()):
-            raise ValueError("its weight_map is no table of names")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ModelError(f"{where}: no index of shards ({str(error)[:200]})", RESTORE) from error
+    values = json_object(raw, where).get("weight_map")
+    if not isinstance(values, dict) or not all(isinstance(shard, str) for shard in values.values()):
+        raise ModelError(f"{where} is no index of shards", RESTORE)
     return values
 
 

@@ -12,7 +12,6 @@ from nexus_core.distill.objective import Moment, Objective, Terms
 from nexus_core.distill.retention import Measured, Validation
 from nexus_core.distill.settings import RetentionSettings
 
-
 LACKING = 0.2  # of the goal: who lacks so much or more has the most turns
 Plan = tuple[tuple[int, Mapping[str, int]], ...]  # from which position on, whose turns
 Turns = Mapping[str, int]  # how many batches of each capability there are in a round

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nexus_core.distill.batches import Batches, collate
-from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation, answer_turns
+from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation, answer_turns, turns_by_need
 from nexus_core.distill.loop import read_numbers
 from nexus_core.distill.objective import DistillObjective, Moment
 from nexus_core.distill.optim import select_trained
@@ -39,6 +39,28 @@ def test_more_turns_are_spread_over_the_round_and_miss_no_batch(tiny):
     assert "".join(batch.capability for batch in found) == "babcb" * 2
     own = [batch.indices for batch in found if batch.capability == "b"]
     assert own == [sources["b"].at(i).indices for i in range(6)]
+
+
+def test_turns_may_change_at_any_position_and_no_batch_is_missed_or_met_twice(tiny):
+    sources = {name: Batches(tiny.new_rows(40, i), seed=42, batch_size=4) for i, name in enumerate("abc")}
+    joint, plain = JointBatches(sources), JointBatches(sources)
+    joint.turn(4, {"a": 1, "b": 3, "c": 1})
+    joint.turn(11, {"a": 1, "b": 1, "c": 2})
+    found = [joint.at(position) for position in range(20)]
+    assert "".join(batch.capability for batch in found) == "abca" + "babcb" + "ba" + "cabc" * 2 + "c"
+    assert [batch.indices for batch in found[:4]] == [plain.at(i).indices for i in range(4)]
+    for name, source in sources.items():
+        own = [batch.indices for batch in found if batch.capability == name]
+        assert own == [source.at(i).indices for i in range(len(own))]
+    before = joint.plan
+    joint.turn(11, {"a": 2, "b": 1, "c": 1})  # asked again at the same place: the later answer stands
+    assert joint.plan == (*before[:-1], (11, {"a": 2, "b": 1, "c": 1}))
+
+
+def test_who_lacks_more_has_more_turns():
+    reached = {"met": 1.2, "goal": 1.0, "near": 0.95, "half": 0.9, "far": 0.8, "nothing": -3.0}
+    assert turns_by_need(reached, 5) == {"met": 1, "goal": 1, "near": 2, "half": 3, "far": 5, "nothing": 5}
+    assert set(turns_by_need(reached, 1).values()) == {1}
 
 
 def test_few_answer_tokens_among_many_have_more_turns():
@@ -240,16 +262,17 @@ def numbers(job):
     return [(row["step"], row["loss"], row["nll/other"]) for row in rows if "event" not in row]
 
 
-class Stops:
+class Stops(JointBatches):
     """Batches that end at a position, in the middle of a step, as a machine may."""
 
     def __init__(self, batches, position):
-        self.batches, self.position = batches, position
+        super().__init__(batches._sources if batches else {})
+        self.position = position
 
     def at(self, position):
         if position == self.position:
             raise MemoryError
-        return self.batches.at(position)
+        return super().at(position)
 
 
 def test_fewer_batches_in_a_step_than_capabilities(tiny, tmp_path):
@@ -271,6 +294,8 @@ def test_fewer_batches_in_a_step_than_capabilities(tiny, tmp_path):
 def test_resumed_and_on_more_threads_it_ends_bit_equal(tiny, tmp_path):
     whole = tiny.joint_job(tmp_path / "whole", steps=12, rounds=2, workers=1)
     train(whole)
+    assert len(whole.batches.plan) > 1, "the turns changed before the stop"
+    assert whole.batches.plan[1][0] < 10 * 4
     job = tiny.joint_job(tmp_path / "stopped", steps=12, rounds=2, workers=3)
     with pytest.raises(MemoryError):
         train(replace(job, batches=Stops(job.batches, 10 * 4 + 1)))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from nexus_teacher_zoo.recipes.copying import start_copying
+from transformers import LlamaConfig, LlamaForCausalLM
 
 CONFIG = LlamaConfig(
     vocab_size=512,

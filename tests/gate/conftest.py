@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -50,16 +52,35 @@ class Ended:
     report: dict[str, Any] | None
 
 
-@pytest.fixture
-def verify(world: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def run_verify(run: Path, *arguments: object) -> Ended:
     """The command as the shell runs it, funnel and all."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main(["verify", "--run", str(run), *map(str, arguments)])
+    path = run / "verify_report.json"
+    report = json.loads(path.read_text()) if path.exists() else None
+    return Ended(int(ended.value.code or 0), out.getvalue(), err.getvalue(), report)
 
-    def run(*arguments: object) -> Ended:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["verify", "--run", str(world.run), *map(str, arguments)])
-        said, path = capsys.readouterr(), world.run / "verify_report.json"
-        report = json.loads(path.read_text()) if path.exists() else None
-        return Ended(int(ended.value.code or 0), said.out, said.err, report)
 
-    return run
+@pytest.fixture
+def verify(world: Any) -> Callable[..., Ended]:
+    return lambda *arguments: run_verify(world.run, *arguments)
+
+
+@pytest.fixture(scope="session")
+def passed_once(world_once: Any) -> Ended:
+    """What the command says of the honest student."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(world_once.site))
+        patch.setenv("NEXUS_REGISTRY", str(world_once.registry))
+        ended = run_verify(world_once.run)
+    (world_once.run / "verify_report.json").unlink()
+    return ended
+
+
+@pytest.fixture
+def passed(passed_once: Ended, world: Any) -> Any:
+    """A world whose run holds the report of a pass."""
+    assert passed_once.status == 0
+    (world.run / "verify_report.json").write_text(json.dumps(passed_once.report))
+    return world

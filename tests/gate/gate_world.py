@@ -304,7 +304,7 @@ def adapter_weights() -> dict[str, torch.Tensor]:
 
 
 def taught_student(planned: StudentArch | None = None) -> NexusForCausalLM:
-    """Each adapter of the plan with the weights of one that knows the table; `raw` and `wrong` untaught, `zeroed` at zero."""
+    """Adapters with the weights of one that knows the table; `raw` and `wrong` are untaught, `zeroed` is at zero."""
     model = NexusForCausalLM.from_backbone(None, planned or arch("letters", "errors"))
     for name, adapter in model.adapters.items():
         if name not in ("raw", "wrong"):

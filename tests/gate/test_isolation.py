@@ -163,7 +163,7 @@ def test_what_came_to_lie_there_meanwhile_is_not_overwritten(place) -> None:
 def test_a_teacher_that_cannot_be_moved_leaves_no_verdict(place) -> None:
     names = {"ada": place / "models/ada", "gone": place / "models/gone"}
     with (
-        pytest.raises(StateError, match="cannot be moved out of reach .* no verdict"),
+        pytest.raises(StateError, match=r"cannot be moved out of reach .* no verdict"),
         out_of_reach(place / "run", names, place / "run/student"),
     ):
         raise AssertionError("the student was asked")
@@ -172,7 +172,10 @@ def test_a_teacher_that_cannot_be_moved_leaves_no_verdict(place) -> None:
 
 def test_a_teacher_around_the_student_or_around_python_is_refused(place) -> None:
     for name, around, what in [("run", place / "run", "the student"), ("env", Path(sys.prefix), "Python")]:
-        with pytest.raises(UsageError, match=f"{what} lies in it"), out_of_reach(place, {name: around}, place / "run/student"):
+        with (
+            pytest.raises(UsageError, match=f"{what} lies in it"),
+            out_of_reach(place, {name: around}, place / "run/student"),
+        ):
             raise AssertionError
     assert whole(place)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nexus_core.gate.isolation import restore
     from nexus_core.gate.report import REPORT, Report, check_report, read_report, summary, write_report
-    from nexus_core.gate.verify import GateOrder, score_exports, verify_subject
+    from nexus_core.gate.verify import GateOrder, verify_subject
 
 __all__ = [
     "REPORT",
@@ -17,7 +17,6 @@ __all__ = [
     "check_report",
     "read_report",
     "restore",
-    "score_exports",
     "summary",
     "verify_subject",
     "write_report",

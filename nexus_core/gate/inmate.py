@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ def _answer(answerer: StudentAnswerer, task: Task, guard: Guard) -> Said:
     from nexus_core.types import Sample
 
     samples = [Sample(str(index), prompt, "") for index, prompt in enumerate(task.prompts)]
-    outputs = ask(answerer, samples, task.options, lambda done, n: guard.tell(task=task.name, done=done, of=n))
+    outputs = ask(answerer, samples, task.options, _progress(task.name, guard))
     truncated = answerer.truncated
     alone = []
     for index in task.alone:
@@ -100,6 +100,19 @@ def _answer(answerer: StudentAnswerer, task: Task, guard: Guard) -> Said:
         seconds = time.perf_counter() - started
         alone.append(Alone(index, answerer.decode_tokens(tokens, task.options)[0], len(tokens[0]), seconds))
     return Said(tuple(outputs), truncated, tuple(alone))
+
+
+def _progress(name: str, guard: Guard) -> Callable[[int, int], None]:
+    """A line to the parent whenever five seconds have passed, and the last one."""
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if done == total or time.monotonic() - told >= 5:
+            told = time.monotonic()
+            guard.tell(task=name, done=done, of=total)
+
+    return progress
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any
 
 from nexus_core.bundle.digest import student_digest
 from nexus_core.errors import NexusError, UsageError
-from nexus_core.evaluation import Answerer, ask
 from nexus_core.gate.cell import Watched, watch
 from nexus_core.gate.claims import Claim, Claims
 from nexus_core.gate.conditions import conditions, controls, equal_share
@@ -77,18 +76,6 @@ def verify_subject(order: GateOrder) -> Report:
     )
 
 
-def score_exports(order: GateOrder, answerers: Mapping[str, Answerer]) -> Mapping[str, Result]:
-    """Results of answerers by capability, such as a plain checkpoint that was exported: the same samples, teachers' scores
-    and contracts, asked in this process and so without any isolation."""
-    arch = subject_arch(order.subject)
-    results = {}
-    for capability, answerer in answerers.items():
-        claim = order.claims.read(arch.adapter(capability))
-        outputs = ask(answerer, claim.samples, claim.metric.options, lambda done, n: None)
-        results[capability] = _result(order, claim, _scores(claim, claim.samples, outputs))
-    return results
-
-
 def _chosen(order: GateOrder, adapters: Sequence[AdapterArch]) -> list[AdapterArch]:
     known = [adapter.capability for adapter in adapters]
     wanted = {order.registry.capability(name).id for name in order.capabilities}
@@ -130,7 +117,7 @@ def _ask(order: GateOrder, claims: Sequence[Claim], walls: Walls) -> Watched:
         search=tuple(str(Path(place).resolve()) for place in sys.path if place),
         result=Path(),
     )
-    order.say(f"{len(walls.moved)} teachers out of reach")
+    order.say(f"out of reach: {', '.join(walls.moved) or 'no teacher is on this machine'}")
     with out_of_reach(order.run, walls.moved, order.subject):
         return watch(job, order.registry.gate.minutes, order.say)
 

@@ -24,6 +24,7 @@ SLOW = {  # they load models
     "docs/how-to/distill.md",
     "docs/how-to/evaluate.md",
     "docs/how-to/profile.md",
+    "docs/how-to/verify.md",
     "docs/plugins/hooks.md",
     "docs/plugins/testing.md",
     "docs/plugins/tutorial.md",

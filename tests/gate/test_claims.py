@@ -8,11 +8,8 @@ import pytest
 
 from nexus_core.cli.context import open_plugins, open_registry
 from nexus_core.errors import DataError, NexusError
-from nexus_core.gate import GateOrder, score_exports
 from nexus_core.gate.claims import Claims
 from nexus_core.profiling.artifacts import ProfileStore
-from nexus_core.student.answer import StudentAnswerer
-from nexus_core.student.files import read_student
 
 
 @pytest.fixture
@@ -107,15 +104,3 @@ def test_a_pack_that_measures_something_else_is_no_measure(read, world) -> None:
             DataError, match="the contract's metric is accuracy, and the capability's pack measures exact"
         ):
             read()
-
-
-def test_exports_are_scored_on_the_same_samples_and_contracts(world) -> None:
-    order = GateOrder(world.student, world.run, open_registry(), open_plugins())
-    student = read_student(world.student)
-    answerers = {
-        name: StudentAnswerer(student.model, student.tokenizer, capability)
-        for name, capability in (("letters", "letters"), ("errors", None))
-    }
-    found = score_exports(order, answerers)
-    assert found["letters"].judged.verdict == "pass" and found["letters"].figures.n == 40
-    assert found["errors"].judged.verdict == "fail", "the plain backbone knows no letter"

@@ -54,14 +54,10 @@ class NexusModel:
         """
         place = _device(device)
         model = cls(open_bundle(Path(path), verify), place, torch.float32 if place.type == "cpu" else torch.float16)
-        model._rehearse()
+        # What the libraries import at first use is imported now: later, nothing reads the disk.
+        model._towers.rehearse(model._tokenizer)
+        model._session.rehearse()
         return model
-
-    def _rehearse(self) -> None:
-        """One short answer: what the libraries import at first use is imported now, and later nothing reads the disk."""
-        self._towers.rehearse(self._tokenizer)
-        voice = self._voice(None, False)
-        list(self._session.pieces(["a"], voice, GenerateOptions(max_new_tokens=2)))
 
     def __repr__(self) -> str:
         return f"NexusModel({self._bundle.manifest.name}: {', '.join(self.capabilities)})"

@@ -41,6 +41,11 @@ class Session(TextModel):
         self.lock = threading.Lock()
         self._over = self._ends() | {self._tokenizer.pad_token_id}  # as when it is verified, padding ends an answer too
 
+    def rehearse(self) -> None:
+        """One prompt through the chat template and the tokenizer."""
+        with self.lock:
+            self._batch(["a"], GenerateOptions())
+
     def pieces(self, prompts: Sequence[str], voice: Voice, options: GenerateOptions) -> Iterator[tuple[int, str]]:
         """(index of the prompt, next piece of its answer), as they are written; a piece is never empty."""
         with self.lock, fitted_threads(self._size):

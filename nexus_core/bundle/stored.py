@@ -38,7 +38,11 @@ def to_store(student: Student, kind: str) -> tuple[dict[str, Tensors], Quantisat
     packed = packable(model) if kind in ("int8", "nf4") else ()
     backbone: Tensors = {}
     for name, weight in own_weights(model).items():
-        backbone |= pack(name, weight, kind) if name in packed else {name: _cast(name, weight, dtype)}
+        backbone |= (
+            pack(name, _cast(name, weight, torch.float32), kind)
+            if name in packed
+            else {name: _cast(name, weight, dtype)}
+        )
     files = {BACKBONE: backbone}
     for capability, adapter in model.adapters.items():
         files[adapter_file(capability)] = {n: _cast(n, t, dtype) for n, t in adapter.state_dict().items()}

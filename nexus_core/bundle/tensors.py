@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
@@ -24,6 +25,7 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I
 DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "BOOL": torch.bool}
 MOST_HEADER = 100_000_000  # the format's own limit
 MOST_DIMENSIONS = 8
+CHUNK = 4 << 20  # read and hashed in turn: while one is hashed the next one is read
 Tensors = dict[str, torch.Tensor]
 
 
@@ -38,31 +40,49 @@ class Entry:
     end: int
 
 
+class _Digest:
+    """SHA-256 of what comes in, computed by a thread of its own while more is read. Not `wanted`: none at all."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._sha256 = sha256()
+        self._worker = ThreadPoolExecutor(1) if wanted else None
+
+    def __enter__(self) -> _Digest:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._worker is not None:
+            self._worker.shutdown(cancel_futures=True)
+
+    def update(self, block: bytes | memoryview) -> None:
+        if self._worker is not None:
+            self._worker.submit(self._sha256.update, block)
+
+    def check(self, path: Path, name: str, files: Mapping[str, FileFacts]) -> None:
+        """`ModelError` unless everything that came in is what was listed."""
+        if self._worker is not None:
+            self._worker.shutdown(wait=True)
+            check_hash(path, name, files, self._sha256.hexdigest())
+
+
 def read_tensors(
     path: Path, name: str, files: Mapping[str, FileFacts], verify: bool = True
 ) -> tuple[Tensors, dict[str, str]]:
     """Tensors and metadata of a listed file. A wrong hash, size or header is a `ModelError` that names the file."""
-    digest = sha256()
-    with opened(path, name, files) as file:
+    with opened(path, name, files) as file, _Digest(verify) as digest:
         try:
             entries, metadata = _header(file, files[name].bytes, digest)
             tensors = dict(_data(file, entries, digest))
         except (ValueError, RecursionError) as error:
-            if verify:  # a changed file is said to be that, whatever the change broke
-                _exhaust(file, digest)
-                check_hash(path, name, files, digest.hexdigest())
+            for block in iter(lambda: file.read(CHUNK), b""):
+                digest.update(block)
+            digest.check(path, name, files)  # a changed file is said to be that, whatever the change broke
             raise ModelError(f"{path / name} is no safetensors file: {str(error)[:200]}", RESTORE) from error
-    if verify:
-        check_hash(path, name, files, digest.hexdigest())
+        digest.check(path, name, files)
     return tensors, metadata
 
 
-def _exhaust(file: BinaryIO, digest: Any) -> None:
-    while block := file.read(1 << 20):
-        digest.update(block)
-
-
-def _header(file: BinaryIO, size: int, digest: Any) -> tuple[list[Entry], dict[str, str]]:
+def _header(file: BinaryIO, size: int, digest: _Digest) -> tuple[list[Entry], dict[str, str]]:
     length = int.from_bytes(_take(file, 8, digest), "little")
     if length > min(MOST_HEADER, size - 8):
         raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
@@ -79,7 +99,7 @@ def _header(file: BinaryIO, size: int, digest: Any) -> tuple[list[Entry], dict[s
     return entries, metadata
 
 
-def _take(file: BinaryIO, length: int, digest: Any) -> bytes:
+def _take(file: BinaryIO, length: int, digest: _Digest) -> bytes:
     raw = file.read(length)
     digest.update(raw)
     if len(raw) < length:
@@ -109,19 +129,15 @@ def _entry(name: str, raw: Any) -> Entry:
     return Entry(name, dtype, tuple(shape), *offsets)
 
 
-def _data(file: BinaryIO, entries: Sequence[Entry], digest: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def _data(file: BinaryIO, entries: Sequence[Entry], digest: _Digest) -> Iterator[tuple[str, torch.Tensor]]:
     for entry in entries:
         tensor = torch.empty(entry.shape, dtype=entry.dtype)
         memory = memoryview(cast(Any, tensor.view(-1).view(torch.uint8).numpy()))
-        _fill(file, memory)
-        digest.update(memory)
+        done = 0
+        while done < len(memory):
+            read = file.readinto(memory[done : done + CHUNK])  # type: ignore[attr-defined]
+            if not read:
+                raise ValueError("it ends too early")
+            digest.update(memory[done : done + read])
+            done += read
         yield entry.name, tensor
-
-
-def _fill(file: BinaryIO, memory: memoryview) -> None:
-    done = 0
-    while done < len(memory):
-        read = file.readinto(memory[done:])  # type: ignore[attr-defined]
-        if not read:
-            raise ValueError("it ends too early")
-        done += read

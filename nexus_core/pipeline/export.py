@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -52,7 +53,7 @@ class ExportOrder:
 def export(order: ExportOrder) -> ExportReport:
     """The export in `order.out` with its report, or `ContractFailed` and nothing there."""
     form = FORMS[order.to]
-    form.check()
+    form.check(order.dtype)
     with drafted(order.out) as draft:
         bundle = open_bundle(order.bundle)
         names = _names(order, bundle.manifest)
@@ -120,8 +121,9 @@ def _lines(order: ExportOrder, bundle: Bundle, student: Student, asked: _Asked, 
     found, ours = evaluate("the bundle", own, asked.metric, request)
     if order.samples is None and found.n != facts.result.n:
         raise DataError(f"{asked.name} has {found.n} samples, and the gate asked {facts.result.n}", "give --samples")
-    answerers: Mapping[str, Answerer] = made.answerers(asked.name)
-    return [_line(asked, facts, request, ours, (way, answerer)) for way, answerer in answerers.items()]
+    with ExitStack() as stack:
+        answerers: Mapping[str, Answerer] = made.answerers(asked.name, stack)
+        return [_line(asked, facts, request, ours, (way, answerer)) for way, answerer in answerers.items()]
 
 
 def _request(order: ExportOrder, bundle: Bundle, facts: CapabilityFacts) -> SampleRequest:
@@ -151,6 +153,7 @@ def _line(
         data=found.data,
         seed=request.seed,
         n=found.n,
+        gate_n=facts.result.n,
         score=found.score,
         ci95=found.ci95,
         bundle_score=bundle,

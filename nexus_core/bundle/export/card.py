@@ -29,6 +29,7 @@ COLUMNS = (
 class Line:
     """One capability of the export, asked in one way, beside the bundle on the same samples.
 
+    The teacher's score is that of the gate's `gate_n` samples, the first `n` of which were asked here.
     `kept` is the verdict: the contract where there is one, else whether the answers are the bundle's own.
     """
 
@@ -39,6 +40,7 @@ class Line:
     data: str
     seed: int
     n: int
+    gate_n: int
     score: float
     ci95: tuple[float, float]
     bundle_score: float
@@ -63,7 +65,10 @@ class Line:
         contract = "none" if self.in_contract is None else "yes" if self.in_contract else "NO"
         shares = [_share(self.ratio_to_bundle), _share(self.ratio_to_teacher), f"{self.same_answers:.1%}"]
         scores = [f"{self.score:.3f}", f"{self.bundle_score:.3f}"]
-        return [self.capability, self.asked, self.metric, *scores, *shares, str(self.n), contract]
+        return [self.capability, self.asked, self.metric, *scores, *shares, self._count(), contract]
+
+    def _count(self) -> str:
+        return str(self.n) if self.n == self.gate_n else f"{self.n} of the gate's {self.gate_n}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,8 @@ def failure(report: ExportReport) -> str:
 
 def _why(line: Line) -> str:
     asked = f" ({line.asked})" if line.asked else ""
-    return f"{line.capability}{asked}: {line.reason}"
+    fewer = "" if line.n == line.gate_n else f" (asked {line.n} of the gate's {line.gate_n} samples)"
+    return f"{line.capability}{asked}: {line.reason}{fewer}"
 
 
 def _share(value: float | None) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,9 @@ RULES: tuple[str, ...] = (
     "llama-bpe", "qwen2", "gpt-2", "smollm", "gpt-4o", "tekken", "deepseek-coder", "deepseek-v3",
     "falcon", "seed-coder", "chameleon", "poro-chat", "viking", "superbpe", "default",
 )  # fmt: skip
+SCRIPT = Path(__file__).with_name("llama_process.py")
 LEAST_CONTEXT = 512  # what the engine makes of less is no faster
+PATIENCE = 600.0  # seconds: nothing that is asked here takes minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,72 +48,88 @@ def nearest_rule(tokenizer: Any, texts: Sequence[str]) -> Rule:
         path = Path(folder, "vocabulary.gguf")
         for name in RULES:
             write_vocabulary(path, tokenizer, name)
-            engine = Engine(path, LEAST_CONTEXT)
-            found.append(Rule(name, sum(map(list.__eq__, engine.tokens(texts), wanted)) / len(wanted)))
+            with Engine(path, LEAST_CONTEXT) as engine:
+                found.append(Rule(name, sum(map(list.__eq__, engine.tokens(texts), wanted)) / len(wanted)))
     return max(found, key=lambda rule: rule.same)
 
 
 class Engine:
-    """One file in the engine's memory, with room for `context` tokens. It goes when its owner forgets it."""
+    """One file in the engine's memory, with room for `context` tokens: a process that ends with the `with` block."""
 
     def __init__(self, path: Path, context: int) -> None:
+        if find_spec("xllamacpp") is None:
+            raise UsageError("a GGUF file is tried before it is given out, and xllamacpp is missing", INSTALL)
+        self.context, self._path = max(context, LEAST_CONTEXT), path
+        script = [sys.executable, "-I", SCRIPT, path, self.context, torch.get_num_threads()]
+        self._process = subprocess.Popen(
+            [str(word) for word in script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+        )
         try:
-            from xllamacpp import CommonParams, Server
-        except ImportError as error:
-            raise UsageError(
-                "a GGUF file is tried before it is given out, and xllamacpp is missing", INSTALL
-            ) from error
-        settings = CommonParams()
-        settings.model.path = str(path)
-        settings.n_ctx = self.context = max(context, LEAST_CONTEXT)
-        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
-        settings.n_gpu_layers = 0
-        settings.n_parallel = 1
-        settings.warmup = settings.ui = False
-        settings.verbosity = -1
-        try:
-            self._server = Server(settings)
-        except RuntimeError as error:
-            raise ModelError(
-                f"{path}: llama.cpp does not load it", "report it with the student's config.json"
-            ) from error
+            if "ready" not in self._answer():
+                raise ModelError(f"{path}: llama.cpp does not load it", "report it with the student's config.json")
+        except BaseException:
+            self.close()
+            raise
 
-    def tokens(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """Each text by the file's own tokenizer. (The engine offers this on its loopback address alone.)"""
-        with _connected(self._server.listening_address.removeprefix("http://")) as connection:
-            for text in texts:
-                body = {"content": text, "add_special": False, "parse_special": True}
-                connection.request("POST", "/tokenize", json.dumps(body), {"Content-Type": "application/json"})
-                yield json.loads(connection.getresponse().read())["tokens"]
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process and give its memory back."""
+        self._process.kill()
+        self._process.communicate()
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each text by the file's own tokenizer."""
+        found: list[list[int]] = self._ask({"texts": list(texts)})["tokens"]
+        return found
 
     def complete(self, ids: Sequence[int], most: int, stop: Sequence[str] = ()) -> str:
         """What it writes after these tokens, greedily."""
-        return str(self._ask(ids, n_predict=most, stop=list(stop))["text"])
+        return str(self._choice(ids, n_predict=most, stop=list(stop))["text"])
 
     def next_log_probabilities(self, ids: Sequence[int], size: int) -> torch.Tensor:
         """(size) of the token after these."""
-        choice = self._ask(ids, n_predict=1, n_probs=size)
         found = torch.full((size,), -torch.inf)
-        for one in choice["logprobs"]["content"][0]["top_logprobs"]:
+        for one in self._choice(ids, n_predict=1, n_probs=size)["logprobs"]["content"][0]["top_logprobs"]:
             found[one["id"]] = one["logprob"]
         return found
 
-    def _ask(self, ids: Sequence[int], **more: Any) -> Mapping[str, Any]:
+    def _choice(self, ids: Sequence[int], **more: Any) -> Mapping[str, Any]:
         request = {"prompt": list(ids), "temperature": 0.0, "cache_prompt": False, **more}
-        answer = self._server.handle_completions(request)
+        answer = self._ask(request)
         if "error" in answer:
             raise ModelError(f"llama.cpp refuses {len(ids)} tokens: {answer['error']}", "report it")
         choice: Mapping[str, Any] = answer["choices"][0]
         return choice
 
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it died: there is no answer to read, and that is said
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        return self._answer()
 
-@contextmanager
-def _connected(address: str) -> Iterator[HTTPConnection]:
-    connection = HTTPConnection(address)
-    try:
-        yield connection
-    finally:
-        connection.close()
+    def _answer(self) -> dict[str, Any]:
+        """The next line. A process that says nothing for so long, or that died, is an error."""
+        assert self._process.stdout is not None
+        timer = threading.Timer(PATIENCE, self._process.kill)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not line:
+            raise ModelError(f"{self._path}: llama.cpp ended without an answer", "run the command again")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 class GgufModel:
@@ -118,6 +139,12 @@ class GgufModel:
         self._path, self._tokenizer, self._own = path, tokenizer, own_tokenizer
         self._context = context
         self._engine = Engine(path, LEAST_CONTEXT)
+
+    def __enter__(self) -> GgufModel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._engine.close()
 
     def generate(self, samples: Sequence[Sample], options: GenerateOptions) -> list[str]:
         """One prompt at a time; greedy answers only."""
@@ -130,7 +157,7 @@ class GgufModel:
         """Tokens of the prompts, as `TextModel` has them: what does not fit the context loses its beginning."""
         texts = [prompt_text(self._tokenizer, sample.prompt, str(self._path)) for sample in samples]
         if self._own:
-            rows = list(self._engine.tokens(texts))
+            rows = self._engine.tokens(texts)
         else:
             special = not getattr(self._tokenizer, "chat_template", None)
             rows = [self._tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
@@ -140,5 +167,6 @@ class GgufModel:
     def _answer(self, row: list[int], options: GenerateOptions) -> str:
         room = min(options.max_new_tokens, self._context - len(row))
         if (needed := len(row) + room) > self._engine.context:
+            self._engine.close()
             self._engine = Engine(self._path, 1 << (needed - 1).bit_length())
         return self._engine.complete(row, room, options.stop)

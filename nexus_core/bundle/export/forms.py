@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from nexus_core.bundle.export import engine, gguf, hf, peft
 from nexus_core.bundle.export.engine import GgufModel, Rule
-from nexus_core.bundle.export.files import read_checkpoint
+from nexus_core.bundle.export.files import DTYPES, read_checkpoint
 from nexus_core.bundle.export.plain import as_plain
 from nexus_core.errors import UsageError
 from nexus_core.student.files import Student
@@ -58,9 +59,9 @@ class Size:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Made:
-    """What was written. `answerers` of a capability, by the way in which they are asked."""
+    """What was written. `answerers` of a capability, by the way in which they are asked; the stack ends them."""
 
-    answerers: Callable[[str], Mapping[str, Any]]
+    answerers: Callable[[str, ExitStack], Mapping[str, Any]]
     size: Size
     use: str
     limits: tuple[str, ...]
@@ -75,9 +76,12 @@ class Form:
     write: Callable[[Wanted], Made]
     needs: tuple[str, ...] = ()
     several: bool = False
+    dtypes: tuple[str, ...] = tuple(DTYPES)
 
-    def check(self) -> None:
+    def check(self, dtype: str) -> None:
         """Before the work, not after it."""
+        if dtype not in self.dtypes:
+            raise UsageError(f"this form is not written in {dtype}", f"--dtype is one of: {', '.join(self.dtypes)}")
         for name in self.needs:
             try:
                 version(name)
@@ -89,7 +93,7 @@ def _hf(wanted: Wanted) -> Made:
     hf.write_hf(wanted.folder, wanted.student, wanted.only, wanted.dtype, allow_isolated=True)
     model, size = hf.read_hf(wanted.folder), _size(wanted, read_checkpoint(wanted.folder))
     return Made(
-        answerers=lambda name: {"": model},
+        answerers=lambda name, stack: {"": model},
         size=size,
         use=_USE_HF,
         limits=_limits(size),
@@ -100,7 +104,7 @@ def _hf(wanted: Wanted) -> Made:
 def _peft(wanted: Wanted) -> Made:
     peft.write_peft(wanted.folder, wanted.student, wanted.capabilities, wanted.dtype)
 
-    def answerers(name: str) -> dict[str, TextModel]:
+    def answerers(name: str, stack: ExitStack) -> dict[str, TextModel]:
         return {"": peft.read_peft(wanted.folder, name)}
 
     size = _size(wanted, read_checkpoint(wanted.folder / peft.BASE))
@@ -127,8 +131,9 @@ def _gguf(wanted: Wanted) -> Made:
     config = wanted.student.model.config
     context = int(config.max_position_embeddings)
 
-    def answerers(capability: str) -> dict[str, GgufModel]:
-        return {way: GgufModel(path, tokenizer, context, way == OWN_TEXT) for way in (OWN_IDS, OWN_TEXT)}
+    def answerers(capability: str, stack: ExitStack) -> dict[str, GgufModel]:
+        ways = (OWN_IDS, OWN_TEXT)
+        return {way: stack.enter_context(GgufModel(path, tokenizer, context, way == OWN_TEXT)) for way in ways}
 
     size = _size(wanted, as_plain(wanted.student.model, wanted.only, allow_isolated=True))
     return Made(
@@ -144,7 +149,7 @@ def _gguf(wanted: Wanted) -> Made:
 FORMS = {
     "hf": Form(_hf),
     "peft": Form(_peft, ("peft",), several=True),
-    "gguf": Form(_gguf, ("gguf", "xllamacpp")),
+    "gguf": Form(_gguf, ("gguf", "xllamacpp"), dtypes=gguf.DTYPES),
 }
 
 

@@ -38,8 +38,6 @@ class Form:
 
 def write_gguf(path: Path, student: Student, capability: str | None, form: Form, allow_isolated: bool = False) -> None:
     """The file `path`."""
-    if form.dtype not in DTYPES:
-        raise UsageError(f"a GGUF file is not written in {form.dtype}", f"known are: {', '.join(DTYPES)}")
     model = rounded(as_plain(student.model, capability, allow_isolated), form.dtype)
     _write(path, model, student.tokenizer, form.rule)
 

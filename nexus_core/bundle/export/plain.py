@@ -37,7 +37,7 @@ def as_plain(student: NexusForCausalLM, capability: str | None, allow_isolated: 
         places = placed(len(student.blocks), bottlenecks)
         for index, block in enumerate(student.blocks):
             for name, projection in assemble.projections(block):
-                _weight(plain, places[index], name).copy_(projection.effective_weight())
+                _corner(_weight(plain, places[index], name).data, projection.effective_weight())
         for index, bottleneck in bottlenecks.items():
             _fill(plain, places[index] + 1, bottleneck)
     return plain

@@ -23,6 +23,7 @@ RUNNER = Path(__file__).with_name("run_page.py")
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 SLOW = {  # they load models
     "docs/how-to/architect.md",
+    "docs/how-to/bundle.md",
     "docs/how-to/distill.md",
     "docs/how-to/evaluate.md",
     "docs/how-to/infer.md",
@@ -96,6 +97,10 @@ def test_every_block_does_what_the_page_says(
     if name(page) in WITH_BUNDLE:
         students = module_at(ROOT / "tests/runtime/students.py")
         students.write(place / "nexus_bundle_v1", students.chain_student(routed=True))
+    if name(page) == "docs/how-to/bundle.md":  # its page compares two
+        bundles = module_at(ROOT / "tests/bundle/tiny_bundle.py")
+        for folder, kind in (("nexus_bundle_v1", "fp32"), ("nexus_bundle_fp16", "fp16")):
+            bundles.make(place / folder, quantisation=kind)
     python = Path(environment["PATH"].split(os.pathsep)[0], "python")
     result = subprocess.run(
         [python, RUNNER, page], cwd=place, env=environment, capture_output=True, text=True, timeout=300

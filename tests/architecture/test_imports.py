@@ -51,7 +51,7 @@ def test_the_contracts_break_when_the_law_is_broken(tmp_path, module, line):
     shutil.copy(ROOT / ".importlinter", tmp_path)
     path = tmp_path / module
     path.write_text(f"{path.read_text()}\n{line}\n")
-    assert "1 broken" in lint(tmp_path).stdout
+    assert re.search(r"[1-9] broken", lint(tmp_path).stdout)
 
 
 def test_every_plugin_is_forbidden_to_the_core(contracts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 
 from nexus import NexusModel, ToolCall, UsageError
 from nexus_core.bundle.reader import open_bundle
@@ -57,6 +58,25 @@ def test_the_order_of_questions_does_not_matter(random_bundle, prompts):
 def test_another_seed_draws_another_answer(random_model):
     drawn = {random_model.generate("a", "reasoning", temperature=1.0, seed=seed) for seed in range(5)}
     assert len(drawn) == 5
+
+
+def test_more_prompts_than_one_batch_holds(random_model):
+    many = [f"{i} and {i * i}" for i in range(70)]
+    options = {"max_new_tokens": 5}
+    assert random_model.generate(many, "tools", **options) == [
+        random_model.generate(p, "tools", **options) for p in many
+    ]
+
+
+def test_in_half_precision_too_streamed_is_generated(random_bundle, prompts):
+    """As on a GPU, where a student computes in 16 bits: bottlenecks are not folded then."""
+    model = NexusModel(open_bundle(random_bundle), torch.device("cpu"), torch.bfloat16)
+    model._towers.rehearse(model._tokenizer)
+    for name in OPEN:
+        alone = [model.generate(prompt, name) for prompt in prompts]
+        assert ["".join(model.stream(prompt, name)) for prompt in prompts] == alone
+        assert any(alone)
+    assert model._model.adapters["reasoning"].state_dict()["sites.0.gate"].dtype is torch.bfloat16
 
 
 def test_an_empty_list_has_no_answers(random_model):

@@ -37,6 +37,7 @@ def test_what_is_not_text_cannot_be_asked() -> None:
         task("asr", "asr", [Sample("1", "listen", "x", inputs={"audio": b""})], GenerateOptions())
 
 
+@pytest.mark.slow
 def test_a_student_that_cannot_be_read_has_no_answers_and_the_reason_is_told(tmp_path) -> None:
     (tmp_path / "student").mkdir()
     (tmp_path / "student/student_arch.json").write_text("{")

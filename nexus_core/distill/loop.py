@@ -80,6 +80,11 @@ class Loop:
         return self.place.counted - self.place.phase_start
 
     @property
+    def _growing(self) -> bool:
+        """Whether longer rows still come in: an anchor error that grows with them is no drift."""
+        return self.place.counted < self.settings.data.curriculum * self.settings.steps
+
+    @property
     def outcome(self) -> Outcome | None:
         """How it ended, once it has."""
         return None if self.place.outcome is None else outcome_from(self.place.outcome)
@@ -114,7 +119,7 @@ class Loop:
         terms = self.crew.gradients(work, len(batches))
         norm = gradient_norm(self.trained.all.values(), self.phase.clip)
         seen = read_numbers(terms, norm)
-        watched = Watched(seen["watched"], seen.get("anchor_distance"))
+        watched = Watched(seen["watched"], None if self._growing else seen.get("anchor_distance"))
         trouble = judge(recovery, watched, settings) or judge_gradient(seen["gradient_norm"])
         if trouble is None:
             share = rate_share(self._phase_step, self.phase, self.settings.optimizer.final_rate)

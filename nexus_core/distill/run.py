@@ -30,11 +30,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is asked for. `adapter`: teach this one alone, on the student that is there. `fresh`: forget what was begun."""
+    """What is asked for. `adapter`: teach this one alone, on the student that is there; `further`: from the weights it has,
+    not from new ones. `fresh`: forget what was begun."""
 
     run: Path
     adapter: str | None = None
     fresh: bool = True
+    further: bool = False
     workers: int = 0
     device: str = "cpu"
     seed: int = 42
@@ -88,7 +90,7 @@ class Distiller:
                 elif not together:
                     for name in self.materials:
                         if name not in self._met:
-                            self._teach(name, settings)
+                            self._teach_alone(name, self._further(name, settings))
 
     def _teach_together(self, settings: TeachSettings) -> None:
         from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation, answer_turns
@@ -112,6 +114,28 @@ class Distiller:
         self._met = {name for name, measured in parts.items() if measured["met"]}
         for name in self.materials:
             self._trainings[name].append(outcome)
+
+    def _teach_alone(self, name: str, settings: TeachSettings) -> None:
+        """An adapter that was taught before and cannot be taught further stays as it was; the others have their turn."""
+        from nexus_core.distill.recovery import DistillFailed
+
+        adapter = self.student.model.adapters[name]
+        before = {key: tensor.clone() for key, tensor in adapter.state_dict().items()}
+        try:
+            self._teach(name, settings)
+        except DistillFailed as error:
+            if not self._trainings[name]:
+                raise
+            adapter.load_state_dict(before)
+            self._trainings[name].append({"capability": name, "reason": "failed", "error": error.message})
+            self.say(f"{name}: {error.message}; it stays as it was")
+
+    def _further(self, name: str, settings: TeachSettings) -> TeachSettings:
+        """Who was taught before meets no short rows first, and anchors as they were at the end."""
+        if not self._trainings[name] and not self.order.further:
+            return settings
+        loss = replace(settings.loss, alpha_hidden=settings.loss.alpha_floor, beta_attention=settings.loss.beta_floor)
+        return replace(settings, data=replace(settings.data, curriculum=0.0), loss=loss)
 
     def _teach(self, name: str, settings: TeachSettings) -> None:
         from nexus_core.distill.objective import DistillObjective

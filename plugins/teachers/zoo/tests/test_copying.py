@@ -42,13 +42,27 @@ def test_it_copies_before_its_first_step() -> None:
     assert copied(fresh(start=False), 24) < 0.05
 
 
-@pytest.mark.parametrize("head", range(4))
-def test_the_heads_of_the_first_block_look_back_one_to_four_tokens(head: int) -> None:
-    ids = torch.randint(0, 512, (4, 40), generator=torch.Generator().manual_seed(3))
+@pytest.fixture
+def looks() -> torch.Tensor:
+    """(B, heads, T, T) of the first block, before any training."""
+    ids = torch.randint(0, 512, (4, 200), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        attention = fresh(start=True)(input_ids=ids, output_attentions=True).attentions[0]
-    places = torch.arange(8, 40)
-    assert float(attention[:, head, places, places - 1 - head].min()) > 0.9
+        attention: torch.Tensor = fresh(start=True)(input_ids=ids, output_attentions=True).attentions[0]
+    return attention
+
+
+@pytest.mark.parametrize("head", range(3))
+def test_heads_of_the_first_block_look_one_to_three_tokens_back(looks: torch.Tensor, head: int) -> None:
+    places = torch.arange(8, 200)
+    assert float(looks[:, head, places, places - 1 - head].min()) > 0.9
+
+
+def test_the_last_head_looks_around_six_tokens_back_and_nowhere_else(looks: torch.Tensor) -> None:
+    places = torch.arange(20, 200)
+    by_distance = [float(looks[:, 3, places, places - back].mean()) for back in range(13)]
+    assert by_distance.index(max(by_distance)) == 6
+    assert min(by_distance[2:11]) > 0.03
+    assert sum(by_distance) > 0.95
 
 
 def test_it_depends_on_the_seed_alone() -> None:

@@ -1,9 +1,9 @@
 """Weights from which a small Llama can copy before its first step: two circuits that large language models all grow.
 
 Trained from noise, a model of this size does not find them in the time that a CPU has (docs/log.md). So, after the
-"mimetic initialisation" of Trockman and Kolter (2023), the first block starts with heads that look one, two ... tokens
-back, and the second with heads that look for what followed the present token last time: induction (Olsson et al. 2022).
-No task is in it, and training is free to change all of it.
+"mimetic initialisation" of Trockman and Kolter (2023), the first block starts with heads that look one, two and three tokens
+back and one that looks around farther back, and the second with heads that look for what followed the present token last
+time: induction (Olsson et al. 2022). No task is in it, and training is free to change all of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ OUTPUT = 0.3  # of transformers' scale, for what blocks add
 CONSTANT = 0.5  # share of a normalised embedding's length that is the same for all tokens: where a fixed offset is read
 LOOK_BACK, LOOK_FOR = 15.0, 20.0  # lead in the scores of the place that is looked at
 COPY = 4.0  # size of what induction writes, in embeddings
+AROUND, WIDTH = 6, 4  # tokens back, and the distance from there at which a score has lost 1
 SLOW = 5  # the faster pairs of RoPE turn with every token and can match nothing far away
 
 
@@ -27,8 +28,9 @@ def start_copying(model: Any, seed: int) -> None:
         _embeddings(model)
         generator = torch.Generator().manual_seed(seed)
         first = model.model.layers[0].self_attn
-        for head in range(model.config.num_attention_heads):
+        for head in range(model.config.num_attention_heads - 1):
             _look_back(model, first, head, 1 + head)
+        _look_around(model, first, model.config.num_attention_heads - 1)
         _induction(model, generator)
 
 
@@ -65,6 +67,26 @@ def _look_back(model: Any, attention: Any, head: int, offset: int) -> None:
     key.zero_()
     query[:half, 0], query[half:, 0] = size * torch.cos(offset * angles), -size * torch.sin(offset * angles)
     key[:half, 0] = size
+
+
+def _look_around(model: Any, attention: Any, head: int) -> None:
+    """Query `head` attends to the ten tokens or so before it, those about AROUND tokens back the most.
+
+    It leaves out the pairs of RoPE that turn with every token: the others rise and fall slowly.
+    """
+    import torch
+
+    angles = model.model.rotary_emb.inv_freq.float()
+    half = len(angles)
+    shared = model.config.num_attention_heads // model.config.num_key_value_heads
+    lost = float((1 - torch.cos(WIDTH * angles[2:])).sum())
+    read = math.sqrt(model.config.hidden_size) * CONSTANT
+    key = attention.k_proj.weight[2 * half * (head // shared) :][: 2 * half]
+    size = 1.0 / lost / attention.scaling / read / float(key[0, 0]) / read
+    query = attention.q_proj.weight[2 * half * head :][: 2 * half]
+    query.zero_()
+    query[2:half, 0] = size * torch.cos(AROUND * angles[2:])
+    query[half + 2 :, 0] = -size * torch.sin(AROUND * angles[2:])
 
 
 def _induction(model: Any, generator: Any) -> None:

@@ -18,7 +18,14 @@ from nexus_teacher_zoo.recipes.recipe import Recipe, Stage
 from nexus_teacher_zoo.recipes.text import END, Batch
 
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "encodings", "ensurepip", "turtledemo"}
-REPEAT_WIDTHS = (64, 128, 256, 512, 1024, 2048)  # tokens of a row of repeats; as long as an answer may have to look back
+REPEAT_WIDTHS = (
+    64,
+    128,
+    256,
+    512,
+    1024,
+    2048,
+)  # tokens of a row of repeats; as long as an answer may have to look back
 REPEAT_TOKENS = (16, 64, 256, 1024)  # different ones in a row; the fewer, the more of what came before decides
 FIRST_TOKEN = 4  # those before it are the special ones
 LARGEST = 200_000  # characters; larger files are tables

@@ -12,7 +12,7 @@ from nexus_core.bundle.disk import read_manifest
 from nexus_core.bundle.export.card import ExportReport, Line, failure
 from nexus_core.bundle.export.files import drafted
 from nexus_core.bundle.export.forms import FORMS, Made, Wanted
-from nexus_core.bundle.manifest import LICENSE, CapabilityFacts, Manifest
+from nexus_core.bundle.manifest import LICENSE, REPORT, CapabilityFacts, Manifest
 from nexus_core.bundle.reader import Bundle, open_bundle
 from nexus_core.errors import ContractFailed, DataError, UsageError
 from nexus_core.evaluation import Answerer, Answers, draw, evaluate
@@ -128,8 +128,11 @@ def _lines(order: ExportOrder, bundle: Bundle, student: Student, asked: _Asked, 
 
 def _request(order: ExportOrder, bundle: Bundle, facts: CapabilityFacts) -> SampleRequest:
     """The gate's own samples."""
+    seed = bundle.report().get("seed")
+    if not isinstance(seed, int):
+        raise DataError(f"{bundle.path / REPORT}: the key 'seed' is missing", "the bundle has no report of the gate")
     data = None if facts.contract.benchmark == PACK else facts.contract.benchmark
-    return SampleRequest(Split.VERIFY, order.samples or facts.result.n, int(bundle.report()["seed"]), data)
+    return SampleRequest(Split.VERIFY, order.samples or facts.result.n, seed, data)
 
 
 def _line(

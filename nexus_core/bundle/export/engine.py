@@ -19,6 +19,8 @@ import torch
 from nexus_core.bundle.export.gguf import INSTALL, write_vocabulary
 from nexus_core.errors import ModelError, UsageError
 from nexus_core.hf.prompts import prompt_text
+from nexus_core.hf.quiet import quiet
+from nexus_core.printable import one_line
 from nexus_core.types import GenerateOptions, Sample
 
 # llama.cpp cuts text by rules that are built into it, each under the name of a model. One of each kind, those first
@@ -42,7 +44,8 @@ class Rule:
 
 def nearest_rule(tokenizer: Any, texts: Sequence[str]) -> Rule:
     """Each rule is tried on the texts, by the engine itself."""
-    wanted = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    with quiet():  # the tokenizer warns of long texts
+        wanted = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     found = []
     with tempfile.TemporaryDirectory(prefix="nexus-gguf-") as folder:
         path = Path(folder, "vocabulary.gguf")
@@ -61,16 +64,18 @@ class Engine:
             raise UsageError("a GGUF file is tried before it is given out, and xllamacpp is missing", INSTALL)
         self.context, self._path = max(context, LEAST_CONTEXT), path
         script = [sys.executable, "-I", SCRIPT, path, self.context, torch.get_num_threads()]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         self._process = subprocess.Popen(
             [str(word) for word in script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             encoding="utf-8",
         )
         try:
             if "ready" not in self._answer():
-                raise ModelError(f"{path}: llama.cpp does not load it", "report it with the student's config.json")
+                reason = f"{path}: llama.cpp does not load it{self._reason()}"
+                raise ModelError(reason, "report it with the student's config.json")
         except BaseException:
             self.close()
             raise
@@ -85,6 +90,14 @@ class Engine:
         """End the process and give its memory back."""
         self._process.kill()
         self._process.communicate()
+        self._errors.close()
+
+    def _reason(self) -> str:
+        """The first error that it logged."""
+        self._errors.seek(0)
+        lines = self._errors.read().decode("utf-8", "replace").splitlines()
+        found = next((line for line in lines if "error" in line), "")
+        return f": {one_line(found, 300)}" if found else ""
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text by the file's own tokenizer."""
@@ -127,7 +140,9 @@ class Engine:
         finally:
             timer.cancel()
         if not line:
-            raise ModelError(f"{self._path}: llama.cpp ended without an answer", "run the command again")
+            raise ModelError(
+                f"{self._path}: llama.cpp ended without an answer{self._reason()}", "run the command again"
+            )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -160,7 +175,8 @@ class GgufModel:
             rows = self._engine.tokens(texts)
         else:
             special = not getattr(self._tokenizer, "chat_template", None)
-            rows = [self._tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
+            with quiet():  # the tokenizer warns of long prompts; they are cut below
+                rows = [self._tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
         limit = max(self._context // 2, self._context - room)
         return [row[-limit:] for row in rows]
 

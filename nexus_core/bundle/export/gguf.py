@@ -157,7 +157,9 @@ def _byte_level(tokenizer: Any) -> dict[str, Any]:
     text = getattr(tokenizer, "backend_tokenizer", None)
     whole: dict[str, Any] = json.loads(text.to_str()) if text is not None else {}
     model: dict[str, Any] = whole.get("model") or {}
-    if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(whole.get("decoder")) or whole.get("normalizer"):
+    decodes = "ByteLevel" in json.dumps(whole.get("decoder"))
+    # llama.cpp refuses a file whose tokenizer merges nothing.
+    if model.get("type") != "BPE" or not model["merges"] or not decodes or whole.get("normalizer"):
         raise UsageError(
             "the student's tokenizer is no plain byte-level BPE, which is the kind that is written to GGUF",
             "export it with --to hf",

@@ -26,7 +26,7 @@ def main(path: str, context: int, threads: int) -> None:
     settings.n_gpu_layers = 0
     settings.n_parallel = 1
     settings.warmup = settings.ui = False
-    settings.verbosity = -1
+    settings.verbosity = 1  # errors
     try:
         server = Server(settings)
     except RuntimeError as error:

@@ -32,6 +32,7 @@ def command() -> None:
       nexus bundle info nexus_bundle_v1
       nexus bundle verify nexus_bundle_v1
       nexus bundle diff nexus_bundle_v1 nexus_bundle_nf4
+      nexus bundle export nexus_bundle_v1 --to gguf --capability code --out code_gguf
     """
 
 

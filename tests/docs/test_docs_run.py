@@ -26,6 +26,7 @@ SLOW = {  # they load models
     "docs/how-to/bundle.md",
     "docs/how-to/distill.md",
     "docs/how-to/evaluate.md",
+    "docs/how-to/export.md",
     "docs/how-to/infer.md",
     "docs/how-to/profile.md",
     "docs/how-to/verify.md",
@@ -35,7 +36,7 @@ SLOW = {  # they load models
 }
 
 # Pages whose directory is not empty: it holds `nexus_bundle_v1`, of a tiny student whose every word is laid down.
-WITH_BUNDLE = {"docs/how-to/infer.md"}
+WITH_BUNDLE = {"README.md", "docs/how-to/infer.md"}
 
 # The only blocks that may be marked `not run`, by page, with the reason that the page gives.
 NOT_RUN: dict[str, list[str]] = {
@@ -101,6 +102,8 @@ def test_every_block_does_what_the_page_says(
         bundles = module_at(ROOT / "tests/bundle/tiny_bundle.py")
         for folder, kind in (("nexus_bundle_v1", "fp32"), ("nexus_bundle_fp16", "fp16")):
             bundles.make(place / folder, quantisation=kind)
+    if name(page) == "docs/how-to/export.md":  # what its student knows is not much
+        module_at(ROOT / "tests/bundle/export/small_bundle.py").make_bundle(place / "nexus_bundle_v1", 0.9, None)
     python = Path(environment["PATH"].split(os.pathsep)[0], "python")
     result = subprocess.run(
         [python, RUNNER, page], cwd=place, env=environment, capture_output=True, text=True, timeout=300

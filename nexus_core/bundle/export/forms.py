@@ -194,17 +194,14 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), 
 ```
 """
 _USE_GGUF = """
-A GGUF file for llama.cpp and what is built on it. Prompts are best given as tokens, made by the tokenizer beside it:
+`NAME` is for llama.cpp and what is built on it. Prompts are best given as tokens, made by the tokenizer beside it:
 
 ```python
-import xllamacpp
 from transformers import AutoTokenizer
 
-settings = xllamacpp.CommonParams()
-settings.model.path = "NAME"
-server, tokenizer = xllamacpp.Server(settings), AutoTokenizer.from_pretrained("tokenizer")
 chat = [{"role": "user", "content": "..."}]
-ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
-print(server.handle_completions({"prompt": ids, "temperature": 0.0})["choices"][0]["text"])
+ids = AutoTokenizer.from_pretrained("tokenizer").apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
 ```
+
+The `prompt` of a completion may be such a list (llama-server's `/completion`, and most bindings).
 """

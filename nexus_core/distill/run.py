@@ -131,11 +131,13 @@ class Distiller:
             self.say(f"{name}: {error.message}; it stays as it was")
 
     def _further(self, name: str, settings: TeachSettings) -> TeachSettings:
-        """Who was taught before meets no short rows first, and anchors as they were at the end."""
+        """Who was taught before meets no short rows first, anchors as they were at the end, and a rate that loses nothing."""
         if not self._trainings[name] and not self.order.further:
             return settings
         loss = replace(settings.loss, alpha_hidden=settings.loss.alpha_floor, beta_attention=settings.loss.beta_floor)
-        return replace(settings, data=replace(settings.data, curriculum=0.0), loss=loss)
+        share = settings.optimizer.further_rate
+        phases = tuple(replace(phase, adapter_rate=share * phase.adapter_rate) for phase in settings.phases)
+        return replace(settings, data=replace(settings.data, curriculum=0.0), loss=loss, phases=phases)
 
     def _teach(self, name: str, settings: TeachSettings) -> None:
         from nexus_core.distill.objective import DistillObjective

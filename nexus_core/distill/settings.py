@@ -60,6 +60,7 @@ class OptimizerSettings:
     beta1: float
     beta2: float
     final_rate: float
+    further_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,7 @@ def _ranges(settings: TeachSettings, where: str) -> None:
         <= 2,  # a kind has one place for checkpoints
         "loss.anneal": 0 <= settings.loss.anneal <= 1,
         "optimizer.final_rate": 0 <= settings.optimizer.final_rate <= 1,
+        "optimizer.further_rate": 0 < settings.optimizer.further_rate <= 1,
         "recovery.spike_factor": recovery.spike_factor > 1,
         "recovery.spike_least": recovery.spike_least >= 0,
         "recovery.anchor_least": recovery.anchor_least >= 0,

@@ -131,7 +131,7 @@ class Distiller:
             self.say(f"{name}: {error.message}; it stays as it was")
 
     def _further(self, name: str, settings: TeachSettings) -> TeachSettings:
-        """Who was taught before meets no short rows first, anchors as they were at the end, and a rate that loses nothing."""
+        """Who was taught before meets no short rows first, the anchors of the end, and a rate that loses nothing."""
         if not self._trainings[name] and not self.order.further:
             return settings
         loss = replace(settings.loss, alpha_hidden=settings.loss.alpha_floor, beta_attention=settings.loss.beta_floor)

@@ -75,17 +75,24 @@ class Averages:
     loss: float = 0.0
     anchor: float = 0.0
     seen: int = 0
+    anchored: int = 0  # of them, those whose anchor error was watched
     best_anchor: float | None = None  # the lowest running average of the anchor error since it can be trusted
 
     def after(self, watched: Watched, settings: RecoverySettings) -> Averages:
         """With one healthy step more. A plain mean at first, which then forgets at the rate of its decay."""
-        plain = self.seen / (self.seen + 1)
-        loss = _blend(self.loss, watched.loss, min(settings.average_decay, plain))
-        anchor = _blend(self.anchor, watched.anchor or 0.0, min(settings.anchor_decay, plain))
+        loss = _blend(self.loss, watched.loss, min(settings.average_decay, _plain(self.seen)))
+        if watched.anchor is None:
+            return replace(self, loss=loss, seen=self.seen + 1)
+        anchor = _blend(self.anchor, watched.anchor, min(settings.anchor_decay, _plain(self.anchored)))
         best = self.best_anchor
-        if watched.anchor is not None and self.seen + 1 >= settings.settle:
+        if self.anchored + 1 >= settings.settle:
             best = anchor if best is None else min(best, anchor)
-        return Averages(loss, anchor, self.seen + 1, best)
+        return Averages(loss, anchor, self.seen + 1, self.anchored + 1, best)
+
+
+def _plain(seen: int) -> float:
+    """The decay that makes a running average the mean of all."""
+    return seen / (seen + 1)
 
 
 def _blend(old: float, new: float, decay: float) -> float:

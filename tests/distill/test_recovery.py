@@ -180,3 +180,16 @@ def test_a_state_survives_its_json():
     state = go_back(settled(), Rollback(1, 2, "x", "y"), settled(), SETTINGS)
     assert state_from(json.loads(json.dumps(asdict(state), allow_nan=False))) == state
     assert state_from(json.loads(json.dumps(asdict(RecoveryState()), allow_nan=False))) == RecoveryState()
+
+
+def test_an_anchor_that_is_watched_late_starts_its_own_average():
+    """While rows grow longer nothing is watched; those steps must not count as an error of zero."""
+    state = RecoveryState()
+    for _ in range(50):
+        assert judge(state, Watched(1.0), SETTINGS) is None
+        state = accept(state, Watched(1.0), SETTINGS)
+    for _ in range(50):
+        assert judge(state, Watched(1.0, 0.3), SETTINGS) is None
+        state = accept(state, Watched(1.0, 0.3), SETTINGS)
+    assert state.averages.best_anchor == pytest.approx(0.3)
+    assert (state.averages.seen, state.averages.anchored) == (100, 50)

@@ -19,6 +19,7 @@ from typing import Any
 from nexus_core.registry.hiding import MARK
 
 FILES = ("open", "os.", "shutil.", "glob.", "pathlib.", "sqlite3.connect", "ctypes.dlopen", "tempfile.")
+LISTINGS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk")
 PROCESSES = frozenset(
     {
         "os.exec",
@@ -88,8 +89,8 @@ class Guard:
 
     def _see_files(self, event: str, arguments: tuple[Any, ...]) -> None:
         for argument in arguments[:2]:  # no event has a path behind its second argument
-            if isinstance(argument, int):
-                argument = _open_file(argument) if event in ("os.listdir", "os.scandir") else None
+            if event in LISTINGS and isinstance(argument, int | None):
+                argument = "." if argument is None else _open_file(str(argument))
             if isinstance(argument, str | bytes | os.PathLike):
                 self._see_path(event, os.fsdecode(argument))
 
@@ -97,8 +98,10 @@ class Guard:
         if MARK in path:
             self._refuse(event, path, "a hidden teacher")
         lying = {os.path.abspath(path), _real(path)}  # noqa: PTH100 - as written, and behind its links
+        if not os.path.isabs(path):  # noqa: PTH117 - it may be meant from any of them: no event tells a `dir_fd`
+            lying |= {_real(os.path.join(folder, path)) for folder in _open_folders()}  # noqa: PTH118 - as above
         for place in lying:
-            if event.startswith(("os.listdir", "os.scandir", "os.walk", "os.fwalk")) and place in self._listings:
+            if event in LISTINGS and place in self._listings:
                 self._refuse(event, path, self._listings[place])
             if _is_below(place, self._allowed):
                 continue
@@ -119,7 +122,16 @@ def _real(path: str) -> str:
     return os.path.realpath(path)
 
 
-def _open_file(descriptor: int) -> str | None:
+def _open_folders() -> list[str]:
+    """Those that this process holds open, where the system tells."""
+    try:
+        files = [_open_file(descriptor.name) for descriptor in Path("/proc/self/fd").iterdir()]
+    except FileNotFoundError:
+        return []
+    return [file for file in files if file and os.path.isdir(file)]  # noqa: PTH112 - of text
+
+
+def _open_file(descriptor: str) -> str | None:
     """The path of an open file, where the system tells."""
     try:
         return str(Path(f"/proc/self/fd/{descriptor}").readlink())

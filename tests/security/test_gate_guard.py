@@ -101,6 +101,12 @@ WAYS = [
     ("os.fork()", "another process"),
     ("import pty; pty.fork()", "another process"),
     ('import ctypes; ctypes.CDLL("../teacher/file")', "the teacher"),
+    # Relative to an open directory, of which no event tells: each is looked at from all that are open.
+    ('os.open("teacher/file", os.O_RDONLY, dir_fd=os.open(place, os.O_RDONLY))', "the teacher"),
+    ('os.open("../signals/file", os.O_RDONLY, dir_fd=os.open("../run/student", os.O_RDONLY))', "the run"),
+    ('os.rename("teacher", "work/mine", src_dir_fd=os.open(place, os.O_RDONLY))', "the teacher"),
+    ('os.link("teacher/file", "mine", src_dir_fd=os.open(place, os.O_RDONLY))', "the teacher"),
+    ('os.chdir(place)\ntry: os.listdir()\nfinally: os.chdir("work")', "the directory around a teacher"),
 ]
 
 

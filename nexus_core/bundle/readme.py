@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from nexus_core.bundle.manifest import CapabilityFacts, ContractFacts, Manifest, TeacherFacts
 
+NOT_USED = ("dropped", "merged", "absent")  # how the fate of a teacher begins that gave this bundle nothing
 _STORED = {
     "fp32": "All weights are stored in 32 bits, exactly as they were verified.",
     "fp16": "All weights are stored in 16 bits.",
@@ -28,7 +29,7 @@ def readme(manifest: Manifest) -> str:
             "```python",
             "from nexus import NexusModel",
             "",
-            f'model = NexusModel.load("{manifest.name}")  # every file is checked against its hash',
+            f'model = NexusModel.load("{manifest.name}")  # this directory; every file is checked against its hash',
             f'print(model.generate("Hello", capability="{first}"{flag}))',
             "```",
             "",
@@ -56,11 +57,16 @@ def readme(manifest: Manifest) -> str:
 
 def licence(manifest: Manifest) -> str:
     """Whose terms hold for the weights. Nothing is granted here that the teachers' owners did not grant."""
-    used = [t for t in manifest.teachers if not t.fate.startswith(("dropped", "merged", "absent"))]
+    used = [t for t in manifest.teachers if not t.fate.startswith(NOT_USED)]
+    start = manifest.student.backbone_source
+    named = any(t.id == start for t in used)
+    source = (
+        "random numbers" if start == "random" else start if named else f"{start}, whose licence is not recorded here"
+    )
     return "\n".join(
         [
             f"The weights of {manifest.name} were distilled from outputs and activations of the teachers below, and start",
-            "from the backbone that is named among them. What their licences say about derived works holds for this",
+            f"from {source}. What the licences say about derived works holds for this",
             "bundle. Nothing further is granted by this file.",
             "",
             *(f"{teacher.id}: {teacher.licence or 'no licence is stated'}" for teacher in used),

@@ -13,6 +13,7 @@ from typing import Any
 from nexus_core.bundle.check import VERIFIED, results_of
 from nexus_core.bundle.digest import student_digest
 from nexus_core.bundle.manifest import NAME, SHARD_LIMIT, Manifest, OptionFacts, ResultFacts, TeacherFacts
+from nexus_core.bundle.readme import NOT_USED
 from nexus_core.bundle.writer import BundleParts, CapabilityParts, check_place, write_bundle, write_files
 from nexus_core.distill.run import STUDENT
 from nexus_core.errors import ContractFailed
@@ -131,7 +132,7 @@ def _parts(order: PackageOrder, student: Student, report: Report, results: Mappi
         student=student,
         capabilities=capabilities,
         report=report.stable().body,
-        teachers=tuple(_teachers(student.arch, order.registry, report)),
+        teachers=tuple(teachers_of(student.arch, order.registry, report)),
         created_with=_versions(student.arch, order.plugins),
         name=order.name,
         quantisation=order.quantisation,
@@ -139,8 +140,11 @@ def _parts(order: PackageOrder, student: Student, report: Report, results: Mappi
     )
 
 
-def _teachers(arch: StudentArch, registry: Registry, report: Report) -> list[TeacherFacts]:
-    """Every teacher that the architect decided about, and the checkpoint that the student started from."""
+def teachers_of(arch: StudentArch, registry: Registry, report: Report) -> list[TeacherFacts]:
+    """Every teacher that the architect decided about, and the checkpoint that the student started from.
+
+    What it gave comes first in a teacher's fate, whatever else it was dropped for: by that the bundle names its licence.
+    """
     fates: dict[str, list[str]] = {}
     words = {"keep": "distilled into", "merge": "merged for", "drop": "dropped for"}
     for decision in arch.decisions:
@@ -150,6 +154,8 @@ def _teachers(arch: StudentArch, registry: Registry, report: Report) -> list[Tea
     if arch.backbone_source in registry.teachers:
         fates.setdefault(arch.backbone_source, []).append("the backbone: its weights are where the student started")
     weights = {name: facts["weights_sha256"] for name, facts in report.body["isolation"]["teachers"].items()}
+    for fate in fates.values():
+        fate.sort(key=lambda one: one.startswith(NOT_USED))
     return [
         TeacherFacts(name, weights.get(name), registry.teachers[name].license, "; ".join(fate))
         for name, fate in sorted(fates.items())

@@ -11,13 +11,12 @@ from nexus_core.errors import DataError
 from nexus_core.evaluation import draw
 from nexus_core.plugins import Plugins
 from nexus_core.profiling.artifacts.layout import SCORES, profile_folder
-from nexus_core.profiling.reference import Reference, read_reference, sample_digest
+from nexus_core.profiling.reference import Reference, gate_request, read_reference, sample_digest
 from nexus_core.registry import Registry
 from nexus_core.student.arch import AdapterArch
-from nexus_core.types import CapabilityMetric, Contract, Sample, SampleRequest, Split
+from nexus_core.types import CapabilityMetric, Contract, Sample, SampleRequest
 
 PROFILES = "niwt_stage2_output"
-PACK = "pack"  # the benchmark that is the capability pack's own verify split
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,9 +51,11 @@ class Claims:
         path = self.run / PROFILES / profile_folder(teacher, capability) / SCORES
         reference = read_reference(path)
         again = f"nexus profile --teacher {teacher} --capability {capability} --run {self.run} --reference-only"
-        request = SampleRequest(Split.VERIFY, reference.n, reference.seed, _data(contract))
+        request = gate_request(contract, reference.n, reference.seed)
         samples = draw(metric, request)
-        _check_reference(reference, contract, samples, again)
+        _check_reference(reference, contract, request.data, again)
+        if sample_digest(samples) != reference.sample_digest_sha256:
+            raise DataError("the teacher was asked other samples than the student would be", again)
         self._check_number(metric, request, reference, again)
         n = min(self.samples, reference.n)
         return Claim(
@@ -76,10 +77,6 @@ class Claims:
             raise DataError(f"its teacher was scored on {reference.n} samples, and the gate asks {self.samples}", again)
 
 
-def _data(contract: Contract) -> str | None:
-    return None if contract.benchmark == PACK else contract.benchmark
-
-
 def _check_metric(metric: CapabilityMetric, contract: Contract) -> None:
     for what in ("metric", "direction"):
         measured, promised = getattr(metric, what), getattr(contract, what)
@@ -90,13 +87,11 @@ def _check_metric(metric: CapabilityMetric, contract: Contract) -> None:
             )
 
 
-def _check_reference(reference: Reference, contract: Contract, samples: Sequence[Sample], again: str) -> None:
-    for what, promised in (("metric", contract.metric), ("direction", contract.direction), ("data", _data(contract))):
+def _check_reference(reference: Reference, contract: Contract, data: str | None, again: str) -> None:
+    for what, promised in (("metric", contract.metric), ("direction", contract.direction), ("data", data)):
         if (measured := getattr(reference, what)) != promised:
             raise DataError(
                 f"the teacher's scores are of the {what} {measured}, and the contract's is {promised}", again
             )
     if len(reference.scores) != reference.n or not all(map(math.isfinite, reference.scores)):
         raise DataError("a score of the teacher is missing, or no number", again)
-    if sample_digest(samples) != reference.sample_digest_sha256:
-        raise DataError("the teacher was asked other samples than the student would be", again)

@@ -77,16 +77,14 @@ def licence(manifest: Manifest) -> str:
 
 
 def headroom(facts: CapabilityFacts) -> float:
-    """How far a capability is above its contract: 1 is just met."""
+    """How far a capability is on the right side of its contract, in units of the limit, as the gate counts it."""
     contract, result = facts.contract, facts.result
+    share = [] if contract.retain_fraction is None else [contract.retain_fraction * result.teacher_score]
+    limits = [*share, *([] if contract.minimum is None else [contract.minimum])]
     higher = contract.direction == "higher"
-    shares = []
-    if contract.retain_fraction and result.ratio:
-        shares.append(result.ratio / contract.retain_fraction if higher else contract.retain_fraction / result.ratio)
-    if contract.minimum and result.student_score:
-        score = result.student_score
-        shares.append(score / contract.minimum if higher else contract.minimum / score)
-    return min(shares, default=1.0)
+    limit = max(limits, default=0.0) if higher else min(limits, default=0.0)
+    better = result.student_score - limit if higher else limit - result.student_score
+    return better / (abs(limit) or 1.0)
 
 
 def _worst_first(capabilities: Mapping[str, CapabilityFacts]) -> list[tuple[str, CapabilityFacts]]:

@@ -76,10 +76,10 @@ class BundleParts:
 
 def write_bundle(out: Path, parts: BundleParts) -> Manifest:
     """The bundle in `out`, or an error and `out` as it was."""
+    check_place(out)
     draft, old = out.with_name(f".{out.name}.draft"), out.with_name(f".{out.name}.old")
     if old.exists() and not out.exists():  # a writer was killed between moving the old one away and the new one in
         old.rename(out)
-    check_place(out)
     shutil.rmtree(draft, ignore_errors=True)  # what a killed writer left
     try:
         manifest, expected = write_files(draft, parts)
@@ -98,6 +98,10 @@ def write_bundle(out: Path, parts: BundleParts) -> Manifest:
 
 def check_place(out: Path) -> None:
     """Only nothing, an empty directory or another bundle is replaced."""
+    if out.name in ("", ".."):
+        raise UsageError(
+            f"{out} names no directory of its own", "name one by its own name, from the directory around it"
+        )
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"{out} is there, and is no directory", "name another place")
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():

@@ -14,7 +14,8 @@ from nexus_core.bundle.check import check_bundle
 from nexus_core.bundle.digest import student_digest
 from nexus_core.bundle.disk import read_manifest
 from nexus_core.bundle.golden import check_reload
-from nexus_core.bundle.manifest import MANIFEST
+from nexus_core.bundle.manifest import MANIFEST, CapabilityFacts, ContractFacts
+from nexus_core.bundle.readme import headroom
 from nexus_core.bundle.stored import as_stored, to_store
 from nexus_core.bundle.writer import check_place, write_bundle, write_files
 from nexus_core.errors import DataError, ModelError, UsageError
@@ -138,10 +139,28 @@ def test_the_readme_says_what_was_kept_and_of_whom_it_was_learned(tiny: ModuleTy
 
 def test_the_worst_capability_comes_first(tiny: ModuleType, tmp_path: Path) -> None:
     parts = tiny.parts()
-    worse = replace(parts.capabilities["tools"], result=replace(parts.capabilities["tools"].result, ratio=0.9701))
+    result = parts.capabilities["tools"].result
+    worse = replace(parts.capabilities["tools"], result=replace(result, student_score=0.874, ratio=0.9711))
     write_files(tmp_path / "bundle", replace(parts, capabilities={**parts.capabilities, "tools": worse}))
     text = (tmp_path / "bundle/README.md").read_text()
     assert text.index("| tools") < text.index("| reasoning")
+
+
+def test_an_error_rate_of_nothing_is_not_the_worst(tiny: ModuleType) -> None:
+    tools = tiny.parts().capabilities["tools"]
+    contract = ContractFacts("wer", "own", "lower", 1.03, None)
+    facts = CapabilityFacts("a", "text", 3, False, (), contract, tools.result, tools.options)
+    perfect = replace(facts, result=replace(tools.result, teacher_score=0.1, student_score=0.0, ratio=0.0))
+    just = replace(facts, result=replace(tools.result, teacher_score=0.1, student_score=0.103, ratio=1.03))
+    assert headroom(perfect) == 1.0 and headroom(just) == pytest.approx(0.0)
+
+
+def test_the_directory_that_one_is_in_is_no_place(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="names no directory of its own"):
+        write_bundle(Path(), tiny.parts())
 
 
 def test_unknown_quantisation(tiny: ModuleType, tmp_path: Path) -> None:

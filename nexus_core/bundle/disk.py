@@ -20,6 +20,10 @@ CHUNK = 1 << 20
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a bundle. Where there is none, there is no bundle."""
     where = path / MANIFEST
+    if not path.is_dir():
+        raise ModelError(
+            f"{path}: no such directory", "name the directory of a bundle (unpack it first, if it is a zip)"
+        )
     if not where.is_file() or where.is_symlink():
         raise DataError(f"{path} is not a bundle: it has no {MANIFEST}", "make one: nexus bundle build RUN --out DIR")
     with _regular(where) as file:

@@ -34,12 +34,7 @@ def open_bundle(path: Path, verify: bool = True) -> Bundle:
 
     A missing adapter, router, encoder or decoder is an error only when it is asked for; everything else is one here.
     """
-    root = Path(path)
-    if not root.is_dir():
-        raise ModelError(
-            f"{root}: no such directory", "name the directory of a bundle (unpack it first, if it is a zip)"
-        )
-    return Bundle(root, read_manifest(root), verify)
+    return Bundle(path, read_manifest(path), verify)
 
 
 class Bundle:

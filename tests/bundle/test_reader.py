@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from nexus_core.bundle.disk import read_manifest
 from nexus_core.bundle.reader import open_bundle
 from nexus_core.errors import DataError, ModelError, UsageError
 from nexus_core.student.files import Student
@@ -130,8 +131,9 @@ def test_a_missing_required_file_is_an_error_at_once(bundle: Path, name: str) ->
 
 
 def test_what_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such directory"):
-        open_bundle(tmp_path / "nowhere")
+    for read in (open_bundle, read_manifest):
+        with pytest.raises(ModelError, match="no such directory"):
+            read(tmp_path / "nowhere")
     with pytest.raises(DataError, match="not a bundle"):
         open_bundle(tmp_path)
 

@@ -48,6 +48,7 @@ def out_of_reach(run: Path, teachers: Mapping[str, Path], keep: Path) -> Iterato
                 for place, hidden in moves.items():
                     _move(place, hidden)
                 yield
+                _check_away(moves)
             finally:
                 with _undisturbed():
                     _all_back(run, moves)
@@ -115,6 +116,16 @@ def _move(place: Path, hidden: Path) -> None:
             f"{place} cannot be moved out of reach ({error.strerror}), so there is no verdict",
             "the directory around it must be writable, and it may be no mount point of its own",
         ) from error
+
+
+def _check_away(moves: Mapping[Path, Path]) -> None:
+    """The lock keeps commands of this user from a hidden teacher; not everybody has to ask for it."""
+    for place in moves:
+        if os.path.lexists(place):
+            raise StateError(
+                f"{place} was there again before the student had answered, so there is no verdict",
+                "run it again while nothing else uses that teacher",
+            )
 
 
 def _all_back(run: Path, moves: Mapping[Path, Path]) -> None:

@@ -160,6 +160,16 @@ def test_what_came_to_lie_there_meanwhile_is_not_overwritten(place) -> None:
     assert restore(place / "run") == [place / "models/ada"] and whole(place)
 
 
+def test_a_teacher_that_somebody_puts_back_meanwhile_leaves_no_verdict(place) -> None:
+    with (
+        pytest.raises(StateError, match=r"models/ada was there again .* no verdict"),
+        out_of_reach(place / "run", teachers(place), place / "run/student"),
+    ):
+        (hidden,) = hidden_places(place / "models/ada")
+        hidden.rename(place / "models/ada")
+    assert whole(place) and not (place / "run" / JOURNAL).exists()
+
+
 def test_a_teacher_that_cannot_be_moved_leaves_no_verdict(place) -> None:
     names = {"ada": place / "models/ada", "gone": place / "models/gone"}
     with (

@@ -38,8 +38,10 @@ def command(run: Path, out: Path, quantise: str | None, as_json: bool, **options
     """
     from nexus_core.bundle.check import VERIFIED
     from nexus_core.cli.context import hold_run, open_plugins, open_registry
+    from nexus_core.distill.run import check_device
     from nexus_core.pipeline.package import PackageOrder, package
 
+    check_device(options["device"])  # a slip would be written down as a variant that failed
     hold_run(run)  # its report remembers what came of a variant
     started = time.perf_counter()
 

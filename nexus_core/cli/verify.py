@@ -82,8 +82,11 @@ def command(run: Path, subject: Path | None, check: bool, as_json: bool, **optio
     if check:
         report, problems = _checked(order, path or run / REPORT)
     else:
+        _can_work(order, path)
         report = _verified(order, path, options)
-    print_json(report.body) if as_json else _print(report, problems)
+    print_json(report.body) if as_json else _print(report)
+    for problem in problems:
+        click.echo(f"not to be trusted: {problem}", err=True)
     if path is not None and not check:
         click.echo(f"written to {path}", err=as_json)
     if problems or report.verdict == "fail":
@@ -116,6 +119,16 @@ def _order(run: Path, subject: Path, options: dict[str, Any]) -> GateOrder:
     )
 
 
+def _can_work(order: GateOrder, path: Path | None) -> None:
+    """Before any teacher is moved: a slip in the command must not end in a verdict."""
+    from nexus_core.distill.run import check_device
+    from nexus_core.errors import UsageError
+
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is no directory", "create it first")
+    check_device(order.device)
+
+
 def _verified(order: GateOrder, path: Path | None, options: dict[str, Any]) -> Report:
     from nexus_core.cli.context import hold_run
     from nexus_core.gate import write_report
@@ -139,15 +152,14 @@ def _checked(order: GateOrder, path: Path) -> tuple[Report, list[str]]:
     return report, check_report(report, order.registry, student_digest(order.subject))
 
 
-def _print(report: Report, problems: list[str]) -> None:
+def _print(report: Report) -> None:
     print_table(COLUMNS, [_row(name, report) for name in report.capabilities])
-    for problem in problems:
-        click.echo(f"not to be trusted: {problem}", err=True)
     for reason in report.body["reasons"]:
         click.echo(f"{report.verdict}: {reason}", err=True)
     for attempt in report.body["attempts"]:
-        taught = ", ".join(entry["capability"] for entry in attempt.get("adapters", ()))
-        click.echo(f"return {attempt['attempt']} to stage 4: {taught or attempt['failed']}")
+        taught = ", ".join(entry["capability"] for entry in attempt["adapters"])
+        said = "; ".join(filter(None, [taught, attempt.get("failed")]))
+        click.echo(f"return {attempt['attempt']} to stage 4: {said}")
     moved = [name for name, teacher in report.body["isolation"]["teachers"].items() if teacher["moved"]]
     click.echo(f"out of reach: {', '.join(moved) or 'no teacher was on this machine'}")
     click.echo(f"verdict: {report.verdict}")

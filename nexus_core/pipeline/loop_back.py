@@ -7,7 +7,7 @@ goal that stops its training rises by that much, its steps grow with every retur
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,15 +45,25 @@ def verify_with_attempts(order: GateOrder, attempts: int) -> Report:
     for attempt in range(1, attempts + 1):
         if not (returns := returning(report, attempt)):
             break
-        try:
-            entries = [_teach_again(order, one) for one in returns]
-        except NexusError as error:
-            order.say(f"no way back to stage 4: {error.message}")
-            told.append({"attempt": attempt, "failed": f"{error.message} ({error.hint})"})
+        entry = _return(order, returns)
+        told.append({"attempt": attempt, **entry})
+        if entry["adapters"]:  # also where another one could not be taught: the student is not the one that was asked
+            report = verify_subject(order)
+        if "failed" in entry:
             break
-        told.append({"attempt": attempt, "adapters": entries})
-        report = verify_subject(order)
     return signed({**report.body, "attempts": told}) if told else report
+
+
+def _return(order: GateOrder, returns: Sequence[Return]) -> dict[str, Any]:
+    """Teach each on; `failed` says why one could not be, and then those after it are not."""
+    entry: dict[str, Any] = {"adapters": []}
+    try:
+        for one in returns:
+            entry["adapters"].append(_teach_again(order, one))
+    except NexusError as error:
+        order.say(f"no way back to stage 4: {error.message}")
+        entry["failed"] = f"{error.message} ({error.hint})"
+    return entry
 
 
 def returning(report: Report, attempt: int) -> list[Return]:
@@ -103,7 +113,9 @@ def _distil(order: GateOrder, one: Return) -> tuple[Taught, Any, int]:
     settings = one.teaching(read_teaching(student.arch.preset))
     gatherer = Gatherer(order.run, order.registry, order.plugins, settings.data)
     materials = gather(gatherer, student, [one.capability])
-    asked = Order(order.run, adapter=one.capability, further=True, device=order.device, seed=student.arch.seed + one.attempt)
+    asked = Order(
+        order.run, adapter=one.capability, further=True, device=order.device, seed=student.arch.seed + one.attempt
+    )
     distiller = Distiller(asked, student, settings, materials, order.say)
     (taught,) = distiller.distill()
     return taught, student, sum(outcome["steps"] for outcome in distiller.outcomes)

@@ -219,6 +219,15 @@ def test_a_quantised_student_below_its_contract_becomes_no_bundle(
     assert json.loads((run / "verify_report.json").read_text())["variants"]["nf4"]["verdict"] == "fail"
 
 
+def test_a_device_that_is_not_there_leaves_the_report_alone(
+    run: Path, tmp_path: Path, nexus: Callable[..., Ended]
+) -> None:
+    before = (run / "verify_report.json").read_bytes()
+    ended = nexus("build", run, "--out", tmp_path / "bundle", "--quantise", "fp16", "--device", "gpu")
+    assert ended.status == 2 and "the device gpu cannot be used" in ended.err
+    assert (run / "verify_report.json").read_bytes() == before
+
+
 def test_a_place_that_is_taken(run: Path, tmp_path: Path, nexus: Callable[..., Ended]) -> None:
     ended = nexus("build", run, "--out", run)
     assert ended.status == 2 and "is no bundle" in ended.err and (run / "student").is_dir()

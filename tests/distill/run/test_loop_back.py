@@ -75,3 +75,19 @@ def test_a_way_back_that_is_barred_is_told_and_the_verdict_stays(gated, nexus) -
     report = json.loads((gated / "verify_report.json").read_text())
     assert ended.status == 3 and "no way back to stage 4" in ended.err
     assert "signals" in report["attempts"][0]["failed"]
+    assert report["attempts"][0]["adapters"] == []
+
+
+@pytest.mark.slow
+def test_where_only_one_can_be_taught_the_report_is_about_the_student_that_is_left(gated, nexus) -> None:
+    nexus("verify", "--run", gated, "--attempts", 0)
+    first, second = json.loads((gated / "verify_report.json").read_text())["capabilities"]
+    for unit in (gated / "signals").glob("*.json"):
+        if f"zoo-{second}" in unit.read_text():
+            unit.unlink()
+    shutil.rmtree(gated / "distill")
+    ended = nexus("verify", "--run", gated)
+    (attempt,) = json.loads((gated / "verify_report.json").read_text())["attempts"]
+    assert [entry["capability"] for entry in attempt["adapters"]] == [first] and attempt["failed"]
+    assert f"return 1 to stage 4: {first}; " in ended.out
+    assert nexus("verify", "--run", gated, "--check").err.count("not to be trusted") == 0

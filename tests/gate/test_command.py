@@ -1,0 +1,35 @@
+"""What `nexus verify` refuses before it takes anything away, and what it says whoever reads it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nexus_core.gate.report import HASH, REPORT, signed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--device", "gpu"), "the device gpu cannot be used"),
+        (("--device", "cuda:99"), "the device cuda:99 cannot be used"),
+        (("--out", "nowhere/report.json"), "nowhere is no directory"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_student_is_asked(passed, verify, arguments, said) -> None:
+    before = (passed.run / REPORT).read_bytes()
+    ended = verify(*arguments)
+    assert (ended.status, ended.out) == (2, ""), ended.err
+    assert said in ended.err and "out of reach" not in ended.err
+    assert (passed.run / REPORT).read_bytes() == before, "the report of a pass is not lost to a slip"
+
+
+def test_why_a_report_is_not_trusted_is_also_told_beside_json(passed, verify) -> None:
+    body = json.loads((passed.run / REPORT).read_text())
+    del body[HASH]
+    body["capabilities"]["letters"]["retain_fraction"] = 0.5
+    (passed.run / REPORT).write_text(json.dumps(signed(body).body))
+    ended = verify("--check", "--json")
+    assert ended.status == 3 and json.loads(ended.out)["verdict"] == "pass"
+    assert "not to be trusted: letters: its contract has retain_fraction 0.5" in ended.err

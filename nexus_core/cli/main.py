@@ -25,6 +25,10 @@ COMMANDS = {
     "plugins": ("nexus_core.cli.plugins:command", "List, create and check plugins."),
     "profile": ("nexus_core.cli.profile:command", "Find, prove and store what carries a capability in a teacher."),
     "registry": ("nexus_core.cli.registry:command", "List, check and extend the registry of teachers and contracts."),
+    "report": (
+        "nexus_core.cli.report:command",
+        "Write a run as one page: verdict, retention, curves, reasons, answers.",
+    ),
     "study": ("nexus_core.cli.study:command", "Teach the student in several ways at one budget, and compare."),
     "verify": ("nexus_core.cli.verify:command", "Hold the student to its contracts, with its teachers out of reach."),
     "completion": ("nexus_core.cli.completion:command", "Print the completion script of your shell."),

@@ -235,7 +235,7 @@ def test_a_training_that_fails_leaves_the_student_and_names_the_adapter(
     assert summary_of(taught) == summary
 
 
-def test_an_adapter_that_cannot_be_taught_further_stays_as_it_was(planned, nexus, summary_of, monkeypatch):
+def test_an_adapter_that_cannot_be_taught_further_stays_as_it_was(planned, nexus, summary_of):
     from nexus_core.distill import settings as teaching
 
     def wild(preset):
@@ -244,8 +244,9 @@ def test_an_adapter_that_cannot_be_taught_further_stays_as_it_was(planned, nexus
         return replace(found, phases=(joint, replace(alone, adapter_rate=1e4)))
 
     read = teaching.read_teaching
-    monkeypatch.setattr(teaching, "read_teaching", wild)
-    ended = nexus("distill", "--run", planned, *STEPS)
+    with pytest.MonkeyPatch.context() as patch:  # ends before that of this folder, whose value it would else bring back
+        patch.setattr(teaching, "read_teaching", wild)
+        ended = nexus("distill", "--run", planned, *STEPS)
     assert ended.status == 3, ended.err
     assert ended.err.count("it stays as it was") == 2
     for entry in summary_of(planned)["capabilities"].values():

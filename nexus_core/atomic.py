@@ -25,6 +25,16 @@ def write_atomic(path: Path, content: bytes) -> None:
     sync_directory(target.parent)
 
 
+def sync_tree(folder: Path) -> None:
+    """All files and names below `folder` are on the disk."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            sync_directory(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
 def sync_directory(path: Path) -> None:
     """Make the renames and removals in a directory survive a power cut."""
     directory = os.open(path, os.O_RDONLY)

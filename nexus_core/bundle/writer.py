@@ -6,7 +6,6 @@ The same student, report and seed give the same bytes: no time, no path of a mac
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nexus_core.atomic import sync_directory, write_atomic
+from nexus_core.atomic import sync_directory, sync_tree, write_atomic
 from nexus_core.bundle.golden import check_reload
 from nexus_core.bundle.manifest import (
     CONFIG,
@@ -127,7 +126,7 @@ def write_files(folder: Path, parts: BundleParts) -> tuple[Manifest, Student]:
     manifest = _manifest(parts, how)
     _write_text(folder / README, readme(manifest))
     _write_text(folder / LICENSE, licence(manifest))
-    _sync(folder)
+    sync_tree(folder)
     manifest = replace(manifest, files=_facts(folder))
     raw = manifest.to_bytes()
     parse_manifest(raw, str(folder / MANIFEST))  # what the reader would refuse is not written
@@ -214,13 +213,3 @@ def _facts(folder: Path) -> dict[str, FileFacts]:
                 digest.update(block)
         found[where.relative_to(folder).as_posix()] = FileFacts(digest.hexdigest(), where.stat().st_size)
     return found
-
-
-def _sync(folder: Path) -> None:
-    """All of it is on the disk before the manifest says so."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir():
-            sync_directory(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

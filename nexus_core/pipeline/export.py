@@ -19,11 +19,11 @@ from nexus_core.evaluation import Answerer, Answers, draw, evaluate
 from nexus_core.gate.verdict import PASS, judge
 from nexus_core.hf.prompts import prompt_text
 from nexus_core.plugins import Plugins
+from nexus_core.profiling.reference import gate_request
 from nexus_core.student.answer import StudentAnswerer
 from nexus_core.student.files import Student
 from nexus_core.types import CapabilityMetric, Contract, Direction, SampleRequest, Split, Thresholds
 
-PACK = "pack"  # the benchmark that is the capability pack's own
 RULE_TEXTS = 100  # of each capability; a rule that cuts one text in a hundred otherwise is then seen in two of three
 # Without an adapter there is no contract, and the answers are the bundle's own or the export is wrong. Other kernels
 # round otherwise, which in a long answer now and then turns a token; this many answers may be others for it.
@@ -116,7 +116,7 @@ def _texts(student: Student, metrics: Mapping[str, CapabilityMetric]) -> list[st
 
 def _lines(order: ExportOrder, bundle: Bundle, student: Student, asked: _Asked, made: Made) -> list[Line]:
     facts = bundle.manifest.capabilities[asked.name]
-    request = _request(order, bundle, facts)
+    request = _request(order, bundle, asked.name, facts)
     own = StudentAnswerer(student.model, student.tokenizer, asked.name if asked.adapted else None, allow_isolated=True)
     found, ours = evaluate("the bundle", own, asked.metric, request)
     if order.samples is None and found.n != facts.result.n:
@@ -126,13 +126,12 @@ def _lines(order: ExportOrder, bundle: Bundle, student: Student, asked: _Asked, 
         return [_line(asked, facts, request, ours, (way, answerer)) for way, answerer in answerers.items()]
 
 
-def _request(order: ExportOrder, bundle: Bundle, facts: CapabilityFacts) -> SampleRequest:
+def _request(order: ExportOrder, bundle: Bundle, name: str, facts: CapabilityFacts) -> SampleRequest:
     """The gate's own samples."""
     seed = bundle.report().get("seed")
     if not isinstance(seed, int):
         raise DataError(f"{bundle.path / REPORT}: the key 'seed' is missing", "the bundle has no report of the gate")
-    data = None if facts.contract.benchmark == PACK else facts.contract.benchmark
-    return SampleRequest(Split.VERIFY, order.samples or facts.result.n, seed, data)
+    return gate_request(_contract(name, facts), order.samples or facts.result.n, seed)
 
 
 def _line(

@@ -8,7 +8,6 @@ router.safetensors, student_arch.json
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from nexus_core.atomic import sync_directory, write_atomic
+from nexus_core.atomic import sync_directory, sync_tree, write_atomic
 from nexus_core.errors import DataError, ModelError
 from nexus_core.hf.quiet import quiet
 from nexus_core.hf.tokenizer import load_tokenizer
@@ -58,7 +57,7 @@ def write_student(path: Path, student: Student) -> None:
     if student.router is not None:
         save_router(student.router, draft / ROUTER)
     write_arch(draft / ARCH, student.arch)
-    _sync(draft)
+    sync_tree(draft)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
@@ -95,16 +94,6 @@ def read_student(path: Path) -> Student:
 def _beside(path: Path) -> tuple[Path, Path]:
     """Where a student is while it is being written, and where the one before it is while they change places."""
     return path.with_name(f".{path.name}.draft"), path.with_name(f".{path.name}.old")
-
-
-def _sync(folder: Path) -> None:
-    """All of it is on the disk before the names change."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir():
-            sync_directory(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
 
 
 def _tower(model: NexusForCausalLM, name: str) -> dict[str, torch.Tensor]:

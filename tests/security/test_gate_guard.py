@@ -68,7 +68,7 @@ def jailed(place: Path) -> Callable[[str], tuple[list[dict[str, str]], subproces
 WAYS = [
     ('open(place / "teacher/file")', "the teacher"),
     ('open("../teacher/file")', "the teacher"),
-    ('open("../work/../teacher/file")', "the teacher"),
+    ('open(Path("..", "work", "..", "teacher", "file"))', "the teacher"),
     ('open(b"../teacher/file")', "the teacher"),
     ('open("link")', "the teacher"),
     ('open("folder/file")', "the teacher"),

@@ -6,15 +6,15 @@ of anything, and so that somebody is there to say that a long unit is still at w
 | kind | facts |
 |---|---|
 | run_started | plan: [{unit, stage, estimate (seconds), done}, ...] |
-| stage_started, stage_ended | stage (number), name; seconds |
-| unit_started | unit, stage, estimate (seconds, or None) |
+| stage_started, stage_ended | stage (its number), name; seconds |
+| unit_started | unit, stage; estimate (seconds), where there is one |
 | unit_said | unit, text |
-| unit_progress | unit, done, total (or None), unit_word ("steps"); where known: loss, retention (the worst share), worst (whose it is) |
+| unit_progress | unit, done, total (or None); unit_word ("steps"), loss, retention (the worst share), worst (whose) |
 | unit_ended | unit, seconds, reused |
-| heartbeat | unit, seconds, memory_mb (of this process and its children); paused (why) while it is |
+| heartbeat | unit, seconds, memory_mb (of this process and its children); paused (why), while it is |
 | paused, resumed | reason |
 | warning | text |
-| run_ended | status (of the process), verdict, bundle, report |
+| run_ended | status (of the process); verdict, bundle, report |
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 from nexus_core.errors import DataError, NexusError
 from nexus_core.pipeline.pausing import Brake, deaf
@@ -48,7 +48,21 @@ Kind = Literal[
     "warning",
     "run_ended",
 ]
-KINDS: frozenset[str] = frozenset(get_args(Kind))
+FACTS: Mapping[Kind, frozenset[str]] = {  # which no event of this kind is without
+    "run_started": frozenset({"plan"}),
+    "stage_started": frozenset({"stage", "name"}),
+    "stage_ended": frozenset({"stage", "seconds"}),
+    "unit_started": frozenset({"unit", "stage"}),
+    "unit_said": frozenset({"unit", "text"}),
+    "unit_progress": frozenset({"unit", "done", "total"}),
+    "unit_ended": frozenset({"unit", "seconds", "reused"}),
+    "heartbeat": frozenset({"unit", "seconds", "memory_mb"}),
+    "paused": frozenset({"reason"}),
+    "resumed": frozenset(),
+    "warning": frozenset({"text"}),
+    "run_ended": frozenset({"status"}),
+}
+PRINTED = "printed"  # for the display alone
 EVENTS = "events.jsonl"
 SILENCE = 4.0  # seconds without anything to see after which the run says that it is at work; the promise is 5
 PROGRESS = 1.0  # seconds between two written progress events of a unit; a display sees every one
@@ -105,7 +119,7 @@ class Events:
 
     def emit(self, kind: Kind, **facts: Any) -> None:
         """Tell it. Returns at once; raises where a guard, or a disk that takes no more events, has ended the run."""
-        assert kind in KINDS, kind
+        assert FACTS[kind] <= facts.keys(), (kind, facts)
         self._queue.put(Event(kind, time.time(), facts))
         if threading.current_thread() is threading.main_thread():
             self.brake.obey()
@@ -129,23 +143,33 @@ class Events:
         self._queue.put(None)
         self._thread.join()
 
+    def printed(self, text: str) -> None:
+        """A line that somebody printed while a display is in its place. Shown, and written nowhere."""
+        self._queue.put(Event(PRINTED, time.time(), {"text": text}))
+
     def _work(self) -> None:
         deaf()
-        while True:
-            try:
-                event = self._queue.get(timeout=TICK)
-            except queue.Empty:
-                event = self._pulse.beat(self.brake)
-            else:
-                if event is None:
-                    break
-            if isinstance(event, _Mark):
-                event.reached.set()
-            elif event is not None:
-                self._tell(event)
-            self._each("tick")
-            self.brake.remind()
-        self._each("close")
+        going = True
+        try:
+            while going:
+                with suppress(queue.Empty):
+                    going = self._next(self._queue.get(timeout=TICK))
+                if beat := self._pulse.beat(self.brake):
+                    self._tell(beat)
+                self._each("tick")
+                self.brake.remind()
+            self._each("close")
+        finally:
+            if going:  # a fault of ours, whose traceback Python prints: no run goes on that nobody can see
+                self.brake.end(NexusError("the display has failed", "report the traceback above"))
+
+    def _next(self, item: Event | _Mark | None) -> bool:
+        """Whether there may be more."""
+        if isinstance(item, Event):
+            self._tell(item)
+        elif item is not None:
+            item.reached.set()
+        return item is not None
 
     def _tell(self, event: Event) -> None:
         written = self._pulse.follow(event)

@@ -25,7 +25,7 @@ from nexus_core.pipeline.pausing import deaf
 MIB = 1 << 20
 HEAT = "heat"  # who holds the run, see pausing.Brake
 CGROUPS = Path("/sys/fs/cgroup")
-# Chips of processors and GPUs. Others have limits of their own: a drive at 70 C is in danger, a voltage regulator at 90 C not.
+# Chips of processors and GPUs. Others have limits of their own: 80 C endangers a drive, and a voltage regulator never.
 CHIPS = frozenset({"coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal", "soc_thermal", "amdgpu", "nouveau"})
 
 
@@ -148,7 +148,7 @@ def _left_in(group: Path) -> float:
 
 
 def least_room(places: tuple[Path, ...]) -> tuple[Path, float]:
-    """The place on the fullest disk, and how many MiB are free there. A place that is yet to be made counts as its parent."""
+    """The place on the fullest disk, and how many MiB are free there. One that is yet to be made counts as its parent."""
     found = [(_existing(place), place) for place in places]
     room, place = min((shutil.disk_usage(there).free / MIB, place) for there, place in found)
     return place, room

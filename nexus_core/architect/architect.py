@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nexus_core.architect.backbone import RANDOM, Backbone, find_backbone
@@ -50,6 +50,11 @@ class Architect:
         """The largest student of the preset that fits its budget, with a decision for everything that was decided."""
         preset = self.presets.preset(request.preset)
         owners, decisions = self._owners(request)
+        if all(self.registry.capability(owner.profile.capability).isolated for owner in owners):
+            only = ", ".join(owner.profile.capability for owner in owners)
+            raise DataError(
+                f"only isolated capabilities are planned: {only}", "plan one that the router may choose too"
+            )
         backbone, why = self._backbone(preset, request.backbone)
         adapters, made = self._adapters(owners, preset, backbone)
         arch = StudentArch(
@@ -66,15 +71,37 @@ class Architect:
         arch = replace(arch, decisions=(*arch.decisions, *self._tower_decisions(arch.towers)))
         return _fill(arch, preset, self.budget(arch))
 
+    def extend(self, before: StudentArch, request: Request) -> StudentArch:
+        """The same student with an adapter more for each capability that is asked for, as large as fits beside the others.
+
+        Backbone, adapters and towers that it has stay as they are; the reserve of `design` may be used.
+        """
+        preset = self.presets.preset(before.preset)
+        owners, decisions = self._owners(request)
+        backbone = Backbone(before.backbone, before.backbone_source)
+        added, made = self._adapters(owners, preset, backbone)
+        has = {tower.name for tower in before.towers}
+        towers = tuple(tower for tower in self._towers(added, preset, backbone) if tower.name not in has)
+        adapters = (*before.adapters, *added)
+        arch = replace(
+            before,
+            adapters=adapters,
+            towers=(*before.towers, *towers),
+            router=_router(adapters, preset),
+            decisions=(*before.decisions, *decisions, *made, *self._tower_decisions(towers)),
+        )
+        budget = replace(self.budget(arch), reserve=0.0)
+        return _fill(arch, preset, budget, [adapter.capability for adapter in added])
+
     def _owners(self, request: Request) -> tuple[list[Candidate], list[Decision]]:
         """Which teacher owns the adapter of each wanted capability, and what becomes of every other."""
         found = profiled(self.store)
         wanted, decisions = choose(self.registry, found, request.capabilities)
         owners = []
         for capability in wanted:
-            teachers = [name for name in found[capability] if not self._unfit(name)]
-            unfit = ((name, self._unfit(name)) for name in found[capability])
-            decisions += [Decision("drop", f"{name}/{capability}", why) for name, why in unfit if why]
+            unfit = {name: decided for name in found[capability] if (decided := self._unfit(name, capability))}
+            teachers = [name for name in found[capability] if name not in unfit]
+            decisions += unfit.values()
             candidates = read_candidates(self.store, self.registry, capability, teachers, request.weights)
             owner, made = choose_owner(candidates, OverlapOptions(self.registry.profiling.overlap_heavy))
             owners += [owner] if owner else []
@@ -82,11 +109,6 @@ class Architect:
         if not owners:
             said = "; ".join(f"{d.subject}: {d.reason}" for d in decisions)
             raise DataError(f"no capability can be planned: {said}", "profile again: nexus profile --sample-size 500")
-        if all(self.registry.capability(owner.profile.capability).isolated for owner in owners):
-            only = ", ".join(owner.profile.capability for owner in owners)
-            raise DataError(
-                f"only isolated capabilities are planned: {only}", "plan one that the router may choose too"
-            )
         return owners, decisions
 
     def budget(self, arch: StudentArch) -> Budget:
@@ -95,12 +117,15 @@ class Architect:
         teachers = {adapter.teacher for adapter in arch.adapters} if relative(preset) else set()
         return budget_of(preset, {name: teacher_size(self.registry, name) for name in sorted(teachers)})
 
-    def _unfit(self, teacher: str) -> str:
-        """Why a profiled checkpoint may teach no student here, or nothing."""
-        row = self.registry.teacher(teacher)
+    def _unfit(self, teacher: str, capability: str) -> Decision | None:
+        """What the registry says against a checkpoint as a teacher, or nothing."""
+        row, subject = self.registry.teacher(teacher), f"{teacher}/{capability}"
+        if row.fate is not None:
+            into = f"into {row.fate.into}/{capability}: " if row.fate.into else ""
+            return Decision(row.fate.action, subject, f"{into}{row.fate.reason} (the registry says so)")
         if row.role != "teacher":
-            return f"its role in the registry is {row.role}: it teaches nothing"
-        return _SUPER if row.refinement else ""
+            return Decision("drop", subject, f"its role in the registry is {row.role}: it teaches nothing")
+        return Decision("drop", subject, _SUPER) if row.refinement else None
 
     def _unprofiled(self, capability: str, found: Sequence[str]) -> list[Decision]:
         """The registry's teachers of a capability that this run has no profile of."""
@@ -108,9 +133,10 @@ class Architect:
         for row in self.registry.teachers_of(capability):
             if row.id in found or row.role != "teacher":
                 continue
-            if row.refinement:
-                reason = _SUPER
-            elif resolve_path(row).present:
+            if (unfit := self._unfit(row.id, capability)) is not None:
+                decisions.append(unfit)
+                continue
+            if resolve_path(row).present:
                 reason = f"no profile in this run (nexus profile --teacher {row.id} --capability {capability})"
             else:
                 reason = "no profile in this run, and absent from this machine"
@@ -199,23 +225,25 @@ def _router(adapters: Sequence[AdapterArch], preset: Preset) -> RouterArch:
     )
 
 
-def _fill(arch: StudentArch, preset: Preset, budget: Budget) -> StudentArch:
-    """The largest rank of the deltas, the same for all adapters, with which the student stays within its budget."""
+def _fill(arch: StudentArch, preset: Preset, budget: Budget, names: Collection[str] | None = None) -> StudentArch:
+    """The largest rank of the deltas, the same for all adapters (or those of `names`), with which the student stays within
+    its budget."""
     least, most = preset.adapters.delta_least, preset.adapters.delta_most
     if over := budget.exceeded(sizes(arch), budget.reserve):
         raise _too_large(arch, preset, budget, over[1])
     rank = least
-    while rank < most and not budget.exceeded(sizes(with_deltas(arch, rank + 1)), budget.reserve):
+    while rank < most and not budget.exceeded(sizes(with_deltas(arch, rank + 1, names)), budget.reserve):
         rank += 1
-    arch = with_deltas(arch, rank)
+    arch = with_deltas(arch, rank, names)
     if not preset.adapters.delta_targets:
         reason = f"none: the preset {preset.name} has no targets for them"
     elif rank == most:
         reason = f"rank {rank}: the preset {preset.name} allows no more"
     else:
-        limit, _ = budget.exceeded(sizes(with_deltas(arch, rank + 1)), budget.reserve) or (None, 0)
+        limit, _ = budget.exceeded(sizes(with_deltas(arch, rank + 1, names)), budget.reserve) or (None, 0)
         assert limit is not None  # or the loop above had gone on
-        reason = f"rank {rank}, the same for all: more would exceed {limit.why}{_kept_back(budget)}"
+        whose = "the same for all" if names is None else f"for {', '.join(names)}"
+        reason = f"rank {rank}, {whose}: more would exceed {limit.why}{_kept_back(budget)}"
     return replace(arch, decisions=(*arch.decisions, Decision("add", "deltas", reason)))
 
 
@@ -223,9 +251,13 @@ def _kept_back(budget: Budget) -> str:
     return f", of which {budget.reserve:.0%} stay free for an adapter that must grow" if budget.reserve else ""
 
 
-def with_deltas(arch: StudentArch, rank: int) -> StudentArch:
-    """The same student with deltas of this rank in every adapter."""
-    return replace(arch, adapters=tuple(replace(adapter, delta_rank=rank) for adapter in arch.adapters))
+def with_deltas(arch: StudentArch, rank: int, names: Collection[str] | None = None) -> StudentArch:
+    """The same student with deltas of this rank in every adapter, or in those of `names`."""
+    adapters = (
+        replace(adapter, delta_rank=rank) if names is None or adapter.capability in names else adapter
+        for adapter in arch.adapters
+    )
+    return replace(arch, adapters=tuple(adapters))
 
 
 def _too_large(arch: StudentArch, preset: Preset, budget: Budget, over: int) -> DataError:

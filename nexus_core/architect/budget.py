@@ -76,10 +76,14 @@ def teacher_size(registry: Registry, teacher: str) -> int:
     """Parameters of a teacher: from the headers of its safetensors where it is present, else as its row says."""
     row = registry.teacher(teacher)
     path = resolve_path(row).path
-    shards = sorted(path.glob("*.safetensors")) if path is not None and path.is_dir() else []
-    if shards:
-        return sum(_header_size(shard) for shard in shards)
-    return written_size(row)
+    counted = None if path is None else checkpoint_size(path)
+    return written_size(row) if counted is None else counted
+
+
+def checkpoint_size(path: Path) -> int | None:
+    """Parameters by the headers of a directory's safetensors; None where there are none."""
+    shards = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    return sum(_header_size(shard) for shard in shards) if shards else None
 
 
 def written_size(row: TeacherRow) -> int:

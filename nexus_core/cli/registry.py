@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,8 @@ def _teacher(registry: Registry, row_id: str) -> dict[str, Any]:
         "capabilities": list(row.capabilities),
         "present": presence.present,
         "path": str(presence.path) if presence.path else None,
-        "state": "present" if presence.present else f"absent: {presence.reason}",
+        "state": str(row.fate or ("present" if presence.present else f"absent: {presence.reason}")),
+        "fate": None if row.fate is None else asdict(row.fate),
         "license": row.license,
         "unmapped": row.unmapped,
         "origin": f"{row.origin.path}:{row.origin.line}",
@@ -153,7 +155,7 @@ def _capability(registry: Registry, row_id: str) -> dict[str, Any]:
         "relative_to": contract.relative_to,
         "contract": " and ".join(relative + absolute),
         "rank_cap": contract.rank_cap,
-        "teachers": [teacher.id for teacher in registry.teachers_of(row_id)],
+        "teachers": [teacher.id for teacher in registry.teachers_of(row_id) if teacher.fate is None],
         "origin": f"{row.origin.path}:{row.origin.line}",
     }
 

@@ -3,6 +3,7 @@
 from nexus_core.registry.load import check_registry, find_registry, load_registry, load_tolerant
 from nexus_core.registry.model import (
     CapabilityRow,
+    Fate,
     GateSettings,
     Presence,
     ProfilingSettings,
@@ -15,6 +16,7 @@ from nexus_core.registry.problems import Problem
 
 __all__ = [
     "CapabilityRow",
+    "Fate",
     "GateSettings",
     "Presence",
     "Problem",

@@ -12,17 +12,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nexus_core.atomic import write_atomic
 from nexus_core.registry.csv_rows import CsvTeacher, read_csv
+from nexus_core.registry.edit import render, with_rows
 from nexus_core.registry.load import check_registry
-from nexus_core.registry.problems import ProblemError, at, raise_first
-from nexus_core.registry.reader import Document, parse_document, read_document
+from nexus_core.registry.problems import at, raise_first
+from nexus_core.registry.reader import Document, read_document
 from nexus_core.resources import shared_path
 
-_LONGEST_ID = 128  # an id names a directory
-_UNKNOWN_LICENSE = "unknown: check before profiling"
+LONGEST_ID = 128  # an id names a directory
+UNKNOWN_LICENSE = "unknown: check before profiling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def import_csv(csv_path: Path, registry_path: Path, dry_run: bool = False) -> Im
     new = [teacher for teacher in teachers if not _match(known, teacher)]
     old = {match: teacher for teacher in teachers if (match := _match(known, teacher))}
     rows = _new_rows(csv_path, document, new)
-    text = _insert(document, rows)
+    text = with_rows(document, rows)
     if not dry_run:
         _write(registry_path, start, text if rows else None)
     return ImportReport(
@@ -59,7 +58,7 @@ def import_csv(csv_path: Path, registry_path: Path, dry_run: bool = False) -> Im
         kept=tuple(old),
         edited=tuple(edit for row_id, teacher in old.items() for edit in _edits(row_id, known[row_id], teacher)),
         unmapped=tuple(f"{row_id}: {row['category']}" for row_id, row in rows.items() if row.get("unmapped")),
-        text=_render(rows, 0),
+        text=render(rows, 0),
     )
 
 
@@ -94,8 +93,8 @@ def _new_rows(csv_path: Path, document: Document, teachers: Sequence[CsvTeacher]
     lines: dict[str, int] = {}
     for teacher in teachers:
         row_id = teacher_id(teacher.name)
-        if not 0 < len(row_id) <= _LONGEST_ID:
-            hint = f"use Latin letters or digits, at most {_LONGEST_ID}"
+        if not 0 < len(row_id) <= LONGEST_ID:
+            hint = f"use Latin letters or digits, at most {LONGEST_ID}"
             raise at(csv_path, teacher.line, f'no id can be made of "{teacher.name[:60]}"', hint)
         first = lines.setdefault(row_id, teacher.line)
         if first != teacher.line:
@@ -113,25 +112,25 @@ def _row(document: Document, teacher: CsvTeacher) -> dict[str, Any]:
         "category": teacher.category,
         "best_feature": teacher.best_feature,
     }
-    mapping = _mapping(document, teacher)
+    mapping = mapped(document, teacher.category, teacher.best_feature)
     row["tower"] = mapping.get("tower")
     row.update({key: mapping[key] for key in ("role", "mode") if key in mapping})
     row["capabilities"] = mapping.get("capabilities", [])
     if not mapping:
         row["unmapped"] = True
-    return row | {"path": None, "license": _UNKNOWN_LICENSE}
+    return row | {"path": None, "license": UNKNOWN_LICENSE}
 
 
-def _mapping(document: Document, teacher: CsvTeacher) -> dict[str, Any]:
+def mapped(document: Document, category: str, best_feature: str) -> dict[str, Any]:
     """What the table says of this category, as far as this registry has the tower and the capabilities for it."""
-    category = teacher.category.casefold()
+    category = category.casefold()
     found = next((rule for rule in _rules() if re.search(rf"\b{re.escape(rule['word'])}\b", category)), None)
     if found is None:
         return {}
     known = document.data["capabilities"]
     wanted = found.get("capabilities", [])
     if found["word"] == "refinement":  # such a row names what it refines as its best feature
-        wanted = [teacher.best_feature]
+        wanted = [best_feature]
     capabilities = [name for name in wanted if name in known]
     if found["tower"] not in document.data["towers"] or len(capabilities) < len(wanted):
         return {}
@@ -144,40 +143,6 @@ def _rules() -> list[dict[str, Any]]:
         files("nexus_core.registry").joinpath("categories.json").read_text("utf-8")
     )
     return rules
-
-
-def _insert(document: Document, rows: dict[str, dict[str, Any]]) -> str:
-    """The file's text with the rows after its last teacher."""
-    if not rows:
-        return document.text
-    place = document.places[("teachers",)]
-    lines = document.text.splitlines(keepends=True)
-    if place.flow and document.data["teachers"]:
-        hint = "write `teachers:` as a block: one indented line for each key"
-        raise ProblemError(
-            document.problem(("teachers",), "teachers are written in braces: nothing can be added", hint)
-        )
-    if place.flow:  # `teachers: {}`
-        lines[place.line - 1] = lines[place.line - 1].replace("{}", "").rstrip() + "\n"
-        end, column = place.line, 2
-    else:
-        end, column = place.end_line, place.column
-    while end > 1 and not lines[end - 1].strip():
-        end -= 1
-    if not lines[end - 1].endswith("\n"):
-        lines[end - 1] += "\n"
-    rendered = _render(rows, column).replace("\n", "\r\n" if lines[0].endswith("\r\n") else "\n")
-    text = "".join([*lines[:end], rendered, *lines[end:]])
-    added = parse_document(text, document.path).data["teachers"]
-    assert added == {**document.data["teachers"], **rows}, "an import adds its rows and changes nothing else"
-    return text
-
-
-def _render(rows: dict[str, dict[str, Any]], column: int) -> str:
-    if not rows:
-        return ""
-    dumped = yaml.safe_dump(rows, sort_keys=False, allow_unicode=True, width=100_000, default_flow_style=None)
-    return "".join(" " * column + line for line in dumped.splitlines(keepends=True))
 
 
 def _write(target: Path, start: Path, text: str | None) -> None:

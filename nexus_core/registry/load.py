@@ -9,7 +9,7 @@ from pathlib import Path
 from nexus_core.errors import RegistryError
 from nexus_core.registry.model import Registry
 from nexus_core.registry.problems import Problem, ProblemError, raise_first
-from nexus_core.registry.reader import Document, read_document
+from nexus_core.registry.reader import Document, parse_document, read_document
 from nexus_core.registry.rows import build_registry
 from nexus_core.registry.rules import check_rules
 from nexus_core.registry.shape import check_shape
@@ -44,16 +44,19 @@ def load_registry(path: str | Path | None = None, fragments: Fragments = ()) -> 
     return build_registry(merged)
 
 
-def load_tolerant(path: str | Path | None, fragments: Fragments) -> tuple[Registry, list[Problem]]:
+def load_tolerant(
+    path: str | Path | None, fragments: Fragments, text: str | None = None
+) -> tuple[Registry, list[Problem]]:
     """As `load_registry`, but the faulty rows of plugins are left out, and their problems are returned.
 
-    One broken plugin must not stop every command. Problems of the registry itself are still raised.
+    One broken plugin must not stop every command. Problems of the registry itself are still raised. `text` is what the file
+    at `path` is about to hold: it is asked for, and may not be there yet.
     """
-    found = find_registry(path)
+    found = find_registry(path) if text is None else Path(str(path))
     without: set[Excluded] = set()
     left_out: list[Problem] = []
     while True:
-        merged, problems = _read(found, fragments, without)
+        merged, problems = _read(found, fragments, without, text)
         raise_first([problem for problem in problems if problem.path == found])
         if not problems:
             return build_registry(merged), left_out
@@ -67,7 +70,9 @@ def check_registry(path: str | Path | None = None, fragments: Fragments = ()) ->
     return _read(find_registry(path), fragments)[1]
 
 
-def _read(path: Path, fragments: Fragments, without: Set[Excluded] = frozenset()) -> tuple[Merged, list[Problem]]:
+def _read(
+    path: Path, fragments: Fragments, without: Set[Excluded] = frozenset(), text: str | None = None
+) -> tuple[Merged, list[Problem]]:
     sources: list[Source] = []
     problems: list[Problem] = []
     files = {path: PROJECT}
@@ -76,7 +81,8 @@ def _read(path: Path, fragments: Fragments, without: Set[Excluded] = frozenset()
             files.setdefault(file, plugin)  # one package may hold several plugins, and then they share its file
     for file, owner in files.items():
         try:
-            source = Source(owner, _drop_rows(read_document(file), without))
+            document = read_document(file) if text is None or owner != PROJECT else parse_document(text, file)
+            source = Source(owner, _drop_rows(document, without))
         except ProblemError as error:
             problems.append(error.problem)
         else:

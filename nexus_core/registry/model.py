@@ -92,6 +92,18 @@ class CapabilityRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Fate:
+    """Why a teacher of the registry teaches nothing: `action` is "drop", or "merge" `into` another teacher."""
+
+    action: str
+    reason: str
+    into: str = ""
+
+    def __str__(self) -> str:
+        return f"merged into {self.into}: {self.reason}" if self.into else f"dropped: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherRow:
     """One teacher, in the wording of the CSV. `contracts` holds what it asks beyond the capabilities' own contracts.
 
@@ -115,6 +127,7 @@ class TeacherRow:
     role: str = "teacher"
     mode: str | None = None
     unmapped: bool = False
+    fate: Fate | None = None
 
     @property
     def refinement(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from nexus_core.registry.model import (
     CapabilityRow,
     Defaults,
+    Fate,
     GateSettings,
     ProfilingSettings,
     Registry,
@@ -78,4 +79,6 @@ def _teacher(row: RawRow) -> TeacherRow:
     data = dict(row.data)
     data["capabilities"] = tuple(data["capabilities"])
     data["contracts"] = MappingProxyType(data.get("contracts", {}))
+    if "fate" in data:
+        data["fate"] = Fate(**data["fate"])
     return TeacherRow(id=row.id, origin=row.origin, **data)

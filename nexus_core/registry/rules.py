@@ -110,6 +110,33 @@ def _teacher(merged: Merged, row: RawRow) -> Iterator[Problem]:
     if data["category"] == "refinement" and "mode" not in data:
         message = f"{row.id} is a refinement teacher without a mode"
         yield row.problem((), message, "add `mode: streamed` or `mode: blackbox`")
+    if "fate" in data:
+        yield from _fate(merged, row, data["fate"])
+
+
+def _fate(merged: Merged, row: RawRow, fate: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a merged teacher would have taught is another's to teach: nothing may get lost on the way."""
+    key, into = ("fate", "into"), fate.get("into")
+    if (role := row.data.get("role", "teacher")) != "teacher":
+        yield row.problem(("fate",), f"{row.id} teaches nothing that could end: its role is {role}", "take it out")
+    if (fate["action"] == "merge") != (into is not None):
+        message = f"{row.id} is {'merged into nobody' if into is None else f'dropped, and into {into}'}"
+        yield row.problem(("fate",), message, "`action: merge` has an `into:`, and `action: drop` has none")
+        return
+    if into is None:
+        return
+    if into == row.id:
+        yield row.problem(key, f"{row.id} is merged into itself", "name another teacher, or drop it")
+        return
+    if into not in merged.rows["teachers"]:
+        yield from _reference(row, key, into, merged.rows["teachers"], "teacher")
+        return
+    other = merged.rows["teachers"][into].document.data["teachers"][into]
+    if "fate" in other:
+        yield row.problem(key, f"{row.id} is merged into {into}, which is set aside itself", "name one that teaches")
+    elif lost := [name for name in row.data["capabilities"] if name not in other["capabilities"]]:
+        message = f"{row.id} is merged into {into}, which does not carry {', '.join(lost)}"
+        yield row.problem(key, message, f"drop it, or take {lost[0]} out of its `capabilities:`")
 
 
 def _override(merged: Merged, row: RawRow, name: str, override: Mapping[str, Any]) -> Iterator[Problem]:

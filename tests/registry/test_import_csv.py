@@ -143,7 +143,7 @@ def test_rows_go_after_the_last_teacher_also_when_a_section_follows(write: Write
 def test_teachers_in_braces_are_not_rewritten(write: Write, small: str) -> None:
     row = "{ada: {name: Ada, parameters: 1B, category: x, best_feature: x, tower: text, capabilities: [math]}}"
     path = write(small[: small.index("teachers:")] + f"teachers: {row}\n")
-    with pytest.raises(RegistryError, match=r"registry.yaml:25: teachers are written in braces"):
+    with pytest.raises(RegistryError, match=r"registry.yaml:25: nothing can be added to teachers: it is in braces"):
         import_csv(write(HEADER + TWO, "t.csv"), path)
 
 

@@ -61,6 +61,14 @@ def test_a_sound_registry_has_no_problem(write: Write) -> None:
             "has a contract for wer, which it does not",
         ),
         ("path: null", "contracts: {math: {retain_fraction: 2}}", 33, "2 asks the student to beat"),
+        ("path: null", "fate: {action: drop}", 33, 'teachers.ada.fate has no "reason"'),
+        ("path: null", "fate: {action: dropped, reason: x}", 33, '"dropped"; did you mean "drop"?'),
+        ("path: null", "fate: {action: drop, reason: x, why: y}", 33, 'unknown key "why" in teachers.ada.fate'),
+        ("path: null", "fate: {action: merge, reason: x}", 33, "ada is merged into nobody"),
+        ("path: null", "fate: {action: drop, into: bob, reason: x}", 33, "ada is dropped, and into bob"),
+        ("path: null", "fate: {action: merge, into: ada, reason: x}", 33, "ada is merged into itself"),
+        ("path: null", "fate: {action: merge, into: aad, reason: x}", 33, 'unknown teacher "aad"; did you mean "ada"?'),
+        ("path: null", "role: backbone\n    fate: {action: drop, reason: x}", 34, "its role is backbone"),
         ("path: null", "pth: null", 33, 'unknown key "pth" in teachers.ada; did you mean "path"?'),
         ("  ada:\n", "  Ada Lovelace:\n", 26, '"Ada Lovelace" in teachers cannot be an id'),
         ("version: 1\n", "version: 2\n", 1, "version: 1 was expected"),
@@ -270,3 +278,17 @@ def test_a_mistake_in_the_profiling_section(write: Write, small: str, old: str, 
     assert old in PROFILING
     problems = check_registry(write(small + PROFILING.replace(old, new)))
     assert any(message in problem.message for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("capabilities: [math], fate: {action: drop, reason: x}", "ada is merged into bob, which is set aside itself"),
+        ("capabilities: [wer]", "ada is merged into bob, which does not carry math"),
+    ],
+)
+def test_who_is_merged_into_must_teach_it(write: Write, small: str, other: str, says: str) -> None:
+    fate = "    fate: {action: merge, into: bob, reason: kin}\n"
+    bob = f"  bob: {{name: Bob, parameters: 1B, category: x, best_feature: x, tower: text, {other}}}\n"
+    (problem,) = check_registry(write(small + fate + bob))
+    assert problem.message == says and problem.row == ("teachers", "ada")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -61,3 +64,18 @@ def _holder(path: Path) -> tuple[str, str]:
     except (OSError, UnicodeDecodeError):
         return "", ""
     return (process, title[:60]) if process.isdigit() else ("", "")
+
+
+@contextmanager
+def held(path: Path) -> Iterator[int]:
+    """A file or directory that is its own lock: nothing lies beside it, and who renames it goes on holding it.
+
+    `BlockingIOError` where somebody holds it already; the system lets go of what a killed process held. Yields the open
+    descriptor.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -63,7 +63,7 @@ def fill(model: NexusForCausalLM, stored: Tensors, how: Quantisation, dtype: tor
         if weight.shape != shape or not weight.is_floating_point():
             raise ModelError(f"{where}: {name} has another shape or kind than the student's", _AGAIN)
         state[name] = weight.to(dtype)
-        # What is stored is finite, by its writer and its hash; another kind of number may be too small for it.
+        # What is stored is finite, its reader has seen to it; another kind of number may be too small for it.
         if dtype not in (weight.dtype, torch.float32) and not all_finite(state[name]):
             raise ModelError(f"{where}: {name} holds NaN or infinity in {str(dtype).removeprefix('torch.')}", _AGAIN)
     model.load_state_dict(state, strict=False, assign=True)

@@ -20,6 +20,7 @@ from nexus_core.bundle.manifest import CONFIG, REPORT, ROUTER, TOKENIZER, Manife
 from nexus_core.bundle.shards import files_of, read_sharded
 from nexus_core.bundle.tensors import Tensors
 from nexus_core.errors import ModelError, UsageError
+from nexus_core.hf.check import all_finite
 from nexus_core.student.arch import StudentArch, TowerArch
 from nexus_core.student.assemble import Builder
 from nexus_core.student.files import Student
@@ -89,6 +90,7 @@ class Bundle:
         adapter = model.add_adapter(arch, build, self.arch.seed)
         try:
             _copy(adapter.state_dict(), stored, self.path / facts.adapter)
+            _check_finite(adapter.state_dict(), self.path / facts.adapter)
         except ModelError:
             model.remove_adapter(name)
             raise
@@ -102,6 +104,7 @@ class Bundle:
         model.add_tower(tower, self.arch.seed)
         own = {key: t for key, t in model.state_dict().items() if is_of_tower(key, tower.name)}
         _copy(own, stored, self.path / file)
+        _check_finite(own, self.path / file)
 
     def router(self) -> SparseIntentRouter | None:
         """The router; None where the bundle was made without one."""
@@ -111,6 +114,7 @@ class Bundle:
         check_size([self.arch.router.buckets], self.arch.router.width, stored, self.path / ROUTER)
         router = SparseIntentRouter(self.arch.router)
         _copy(router.state_dict(), stored, self.path / ROUTER)
+        _check_finite(dict(router.named_parameters()), self.path / ROUTER)
         return router.eval()
 
     def student(self, capabilities: Collection[str] | None = None) -> Student:
@@ -134,7 +138,12 @@ class Bundle:
         return read_bytes(self.path, name, self.manifest.files, self._verify)
 
     def _read(self, name: str) -> Tensors:
-        return read_sharded(self.path, name, self.manifest.files, self._verify)
+        """Numbers only: what is none would come out as answers, which nobody can trace back to a file."""
+        tensors = read_sharded(self.path, name, self.manifest.files, self._verify)
+        # The router's floors are infinite while it is closed; the rest of it is checked when it is built.
+        if name != ROUTER:
+            _check_finite(tensors, self.path / name)
+        return tensors
 
     def _hold_parts(self) -> None:
         """Read what may be asked for, hash the rest."""
@@ -168,6 +177,12 @@ class Bundle:
 def is_of_tower(key: str, tower: str) -> bool:
     """Whether this is a tower's own weight, or one of its ports, by the student's names."""
     return key.startswith(f"towers.{tower}.") or f".ports.{tower}." in key
+
+
+def _check_finite(tensors: Mapping[str, torch.Tensor], where: Path) -> None:
+    """As they are stored, and again where they are cast: not every number fits into fewer bits."""
+    if bad := [name for name, t in tensors.items() if t.is_floating_point() and not all_finite(t)]:
+        raise ModelError(f"{where}: {bad[0]} holds NaN or infinity", RESTORE)
 
 
 def _copy(own: Mapping[str, torch.Tensor], stored: Tensors, where: Path) -> None:

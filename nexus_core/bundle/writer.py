@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nexus_core.atomic import sync_directory, sync_tree, write_atomic
+from nexus_core.atomic import check_writable, sync_directory, sync_tree, write_atomic, writing
 from nexus_core.bundle.golden import check_reload
 from nexus_core.bundle.manifest import (
     CONFIG,
@@ -38,6 +38,7 @@ from nexus_core.bundle.manifest import (
 from nexus_core.bundle.readme import licence, readme
 from nexus_core.bundle.shards import write_sharded
 from nexus_core.bundle.stored import KINDS, adapter_file, as_stored, to_store
+from nexus_core.draft import drafted
 from nexus_core.errors import DataError, UsageError
 from nexus_core.student.arch import StudentArch
 from nexus_core.student.assemble import plain_config
@@ -76,27 +77,25 @@ class BundleParts:
 def write_bundle(out: Path, parts: BundleParts) -> Manifest:
     """The bundle in `out`, or an error and `out` as it was."""
     check_place(out)
-    draft, old = out.with_name(f".{out.name}.draft"), out.with_name(f".{out.name}.old")
-    if old.exists() and not out.exists():  # a writer was killed between moving the old one away and the new one in
-        old.rename(out)
-    shutil.rmtree(draft, ignore_errors=True)  # what a killed writer left
-    try:
-        manifest, expected = write_files(draft, parts)
+    old = out.with_name(f".{out.name}.old")
+    with drafted(out) as draft:
+        if old.exists() and not out.exists():  # a writer was killed between moving the old one away and the new one in
+            old.rename(out)
+        with writing(out):
+            manifest, expected = write_files(draft, parts)
         check_reload(draft, expected, {name: own.prompts for name, own in parts.capabilities.items()})
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    draft.rename(out)
-    sync_directory(out.parent)
+        with writing(out):
+            shutil.rmtree(old, ignore_errors=True)
+            if out.exists():
+                out.rename(old)
+            draft.rename(out)
+            sync_directory(out.parent)
     shutil.rmtree(old, ignore_errors=True)
     return manifest
 
 
 def check_place(out: Path) -> None:
-    """Only nothing, an empty directory or another bundle is replaced."""
+    """Only nothing, an empty directory or another bundle is replaced, where something can be written."""
     if out.name in ("", ".."):
         raise UsageError(
             f"{out} names no directory of its own", "name one by its own name, from the directory around it"
@@ -105,19 +104,18 @@ def check_place(out: Path) -> None:
         raise UsageError(f"{out} is there, and is no directory", "name another place")
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise UsageError(f"{out} is there, and is no bundle", "name an empty or a new directory")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"{out.parent} is no directory", "create it first")
+    check_writable(out)
 
 
 def write_files(folder: Path, parts: BundleParts) -> tuple[Manifest, Student]:
-    """All files of a bundle in a new folder, and the student that they hold."""
+    """All files of a bundle in a new or empty folder, and the student that they hold."""
     if parts.quantisation not in KINDS:
         raise UsageError(f"there is no quantisation {parts.quantisation!r}", f"known are: {', '.join(KINDS)}")
     student = parts.student
     if different := sorted(set(student.model.adapters) ^ set(parts.capabilities)):
         raise DataError(f'"{different[0]}" is not both an adapter of the student and verified', "run `nexus verify`")
     files, how = to_store(student, parts.quantisation)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     _write_backbone_config(folder, student, parts.quantisation)
     for name, tensors in files.items():
         write_sharded(folder, name, tensors, parts.shard_limit)

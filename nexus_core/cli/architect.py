@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nexus_core.cli.output import print_json, print_table
-from nexus_core.cli.profile import OUTPUT, RUN
+from nexus_core.cli.profile import RUN
+from nexus_core.profiling import OUTPUT
 
 if TYPE_CHECKING:
     from nexus_core.architect.budget import Budget

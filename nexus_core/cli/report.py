@@ -37,7 +37,7 @@ def command(run: Path, out: Path | None, as_json: bool, **options: Any) -> None:
       nexus report runs/default
       nexus report runs/default --out page --answers 0
     """
-    from nexus_core.atomic import write_atomic
+    from nexus_core.atomic import make_directory, write_atomic
     from nexus_core.cli.context import hold_run, open_plugins, open_registry
     from nexus_core.report.collect import ReportOrder, collect
     from nexus_core.report.page import render
@@ -48,7 +48,7 @@ def command(run: Path, out: Path | None, as_json: bool, **options: Any) -> None:
     found = collect(ReportOrder(run, open_registry(), plugins, **options))
     page = render(found)
     folder = out or run
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder)
     text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(folder / "report.json", text.encode())
     write_atomic(folder / "report.html", page.encode())

@@ -79,10 +79,11 @@ def command(
 
 def _subject(order: StudyOrder, capabilities: tuple[str, ...], tokenizer: Path | None) -> Subject:
     from nexus_core.cli.context import open_plugins, open_registry
-    from nexus_core.distill.material import PROFILES, Gatherer
+    from nexus_core.distill.material import Gatherer
     from nexus_core.distill.run import check_device, gather, new_student
     from nexus_core.distill.settings import read_teaching
     from nexus_core.distill.vocabulary import read_vocabulary
+    from nexus_core.profiling import OUTPUT
     from nexus_core.profiling.artifacts import ProfileStore
     from nexus_core.student.arch import ARCH, read_arch
     from nexus_core.study.study import Subject, TeacherOf
@@ -94,7 +95,7 @@ def _subject(order: StudyOrder, capabilities: tuple[str, ...], tokenizer: Path |
     gatherer = Gatherer(order.run, registry, plugins, preset.data)
     student = new_student(arch, registry, tokenizer, order.device)
     materials = gather(gatherer, student, chosen)
-    profiles = {name: ProfileStore(order.run / PROFILES).read(m.arch.teacher, name) for name, m in materials.items()}
+    profiles = {name: ProfileStore(order.run / OUTPUT).read(m.arch.teacher, name) for name, m in materials.items()}
 
     def gold() -> Mapping[str, Any]:
         words = read_vocabulary(student.tokenizer)

@@ -66,7 +66,8 @@ def command(run: Path, subject: Path | None, check: bool, as_json: bool, **optio
       nexus verify --run runs/default --check
       nexus verify --run runs/default --delete-teachers
 
-    Exit status 3: a capability is below its contract, or the student touched what is out of reach.
+    Exit status 0: the whole student passed. 3: a capability is below its contract, the student touched what is out of
+    reach, or less was asked than the registry says, which is no verdict.
     """
     from nexus_core.distill.run import STUDENT
     from nexus_core.errors import UsageError
@@ -89,7 +90,7 @@ def command(run: Path, subject: Path | None, check: bool, as_json: bool, **optio
         click.echo(f"not to be trusted: {problem}", err=True)
     if path is not None and not check:
         click.echo(f"written to {path}", err=as_json)
-    if problems or report.verdict == "fail":
+    if problems or not report.passed:
         sys.exit(3)
     if options["delete_teachers"]:
         _delete(order, report, options["named"])
@@ -121,11 +122,11 @@ def _order(run: Path, subject: Path, options: dict[str, Any]) -> GateOrder:
 
 def _can_work(order: GateOrder, path: Path | None) -> None:
     """Before any teacher is moved: a slip in the command must not end in a verdict."""
+    from nexus_core.atomic import check_writable
     from nexus_core.distill.run import check_device
-    from nexus_core.errors import UsageError
 
-    if path is not None and not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no directory", "create it first")
+    if path is not None:
+        check_writable(path)
     check_device(order.device)
 
 
@@ -160,9 +161,13 @@ def _print(report: Report) -> None:
         taught = ", ".join(entry["capability"] for entry in attempt["adapters"])
         said = "; ".join(filter(None, [taught, attempt.get("failed")]))
         click.echo(f"return {attempt['attempt']} to stage 4: {said}")
+    from nexus_core.gate.verdict import INCOMPLETE
+
     moved = [name for name, teacher in report.body["isolation"]["teachers"].items() if teacher["moved"]]
     click.echo(f"out of reach: {', '.join(moved) or 'no teacher was on this machine'}")
     click.echo(f"verdict: {report.verdict}")
+    if report.verdict == INCOMPLETE:
+        click.echo("what was asked passed; this is no verdict on the student, and no bundle comes of it", err=True)
 
 
 def _row(name: str, report: Report) -> list[str]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from nexus_core.atomic import sync_directory, write_atomic
+from nexus_core.atomic import make_directory, sync_directory, write_atomic, writing
 from nexus_core.errors import DataError
 
 VERSION = 1
@@ -67,15 +67,16 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint, best: bool) -> None:
         """Write it as the latest, and as the best if it is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_directory(self.folder)
         name = f"{checkpoint.meta.step:08d}"
         temporary = self.folder / f".{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)  # what a killed writer left
-        temporary.mkdir()
-        _write(temporary, checkpoint)
-        shutil.rmtree(self.folder / name, ignore_errors=True)  # a damaged one of the same step
-        os.replace(temporary, self.folder / name)
-        sync_directory(self.folder)
+        with writing(self.folder):
+            temporary.mkdir()
+            _write(temporary, checkpoint)
+            shutil.rmtree(self.folder / name, ignore_errors=True)  # a damaged one of the same step
+            os.replace(temporary, self.folder / name)
+            sync_directory(self.folder)
         index = self._index()
         self._commit({key: _first(name, index[key]) if key == "latest" or best else index[key] for key in index})
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from nexus_core.atomic import write_atomic
+from nexus_core.atomic import make_directory, write_atomic, writing
 
 STEPS = "steps.jsonl"
 SUMMARY = "summary.json"
@@ -28,12 +28,13 @@ class Journal:
     def __init__(self, folder: Path, marks: Mapping[str, Any] | None = None) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.cut = _cut_back(folder, marks or {})
-        self._steps: IO[str] = (folder / STEPS).open("a", encoding="utf-8", buffering=_BUFFER)
-        # Its own thread writes; flushing is ours to decide, with the checkpoint's.
-        self._board = SummaryWriter(str(folder), max_queue=1000, flush_secs=3600)
+        make_directory(folder)
+        with writing(folder):
+            self.cut = _cut_back(folder, marks or {})
+            self._steps: IO[str] = (folder / STEPS).open("a", encoding="utf-8", buffering=_BUFFER)
+            # Its own thread writes; flushing is ours to decide, with the checkpoint's.
+            self._board = SummaryWriter(str(folder), max_queue=1000, flush_secs=3600)
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """One step's numbers. A name with a slash ("anchor/2") is grouped by TensorBoard."""
@@ -50,18 +51,21 @@ class Journal:
 
     def marks(self) -> dict[str, Any]:
         """Everything so far is on the disk; the lengths of the files there."""
-        self._steps.flush()
-        os.fsync(self._steps.fileno())
-        self._board.flush()
+        with writing(self.folder):
+            self._steps.flush()
+            os.fsync(self._steps.fileno())
+            self._board.flush()
         return {path.name: path.stat().st_size for path in _files(self.folder)}
 
     def close(self) -> None:
         """Write what is buffered."""
-        self._steps.close()
-        self._board.close()
+        with writing(self.folder):
+            self._steps.close()
+            self._board.close()
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        self._steps.write(json.dumps(finite(row), allow_nan=False) + "\n")
+        with writing(self.folder):
+            self._steps.write(json.dumps(finite(row), allow_nan=False) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -75,7 +79,7 @@ def finite(value: Any) -> Any:
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """The outcome, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder)
     content = json.dumps(finite(summary), indent=2, sort_keys=True, allow_nan=False)
     write_atomic(folder / SUMMARY, (content + "\n").encode())
 

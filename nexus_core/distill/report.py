@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nexus_core.atomic import write_atomic
+from nexus_core.atomic import make_directory, write_atomic
 from nexus_core.distill.journal import finite
 from nexus_core.distill.run import Taught
 from nexus_core.errors import DataError
@@ -71,7 +71,7 @@ def write_report(run: Path, report: DistillReport, alone: bool = False) -> None:
         content["capabilities"] = _worst_first({**before["capabilities"], **content["capabilities"]})
         content["met"] = all(found["met"] for found in content["capabilities"].values())
         content["router"] = before["router"]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 

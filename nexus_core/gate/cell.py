@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nexus_core.atomic import writing
 from nexus_core.errors import DataError
 from nexus_core.gate.job import Job, Testimony, read_testimony, write_job
 from nexus_core.printable import one_line
@@ -37,7 +38,7 @@ class Watched:
 
 def watch(job: Job, minutes: float, say: Say) -> Watched:
     """Run the job, at most so long. Whatever happens, no process is left."""
-    with tempfile.TemporaryDirectory(prefix="nexus-gate-") as scratch:
+    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="nexus-gate-") as scratch:
         folder = Path(scratch)
         job = replace(job, result=folder / "result.json")
         write_job(job, folder / "job.json")

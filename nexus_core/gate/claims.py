@@ -10,13 +10,12 @@ from pathlib import Path
 from nexus_core.errors import DataError
 from nexus_core.evaluation import draw
 from nexus_core.plugins import Plugins
+from nexus_core.profiling import OUTPUT
 from nexus_core.profiling.artifacts.layout import SCORES, profile_folder
 from nexus_core.profiling.reference import Reference, gate_request, read_reference, sample_digest
 from nexus_core.registry import Registry
 from nexus_core.student.arch import AdapterArch
 from nexus_core.types import CapabilityMetric, Contract, Sample, SampleRequest
-
-PROFILES = "niwt_stage2_output"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +47,7 @@ class Claims:
         contract = self.registry.contract(capability, teacher)
         metric = self.plugins.capability_metric(capability)
         _check_metric(metric, contract)
-        path = self.run / PROFILES / profile_folder(teacher, capability) / SCORES
+        path = self.run / OUTPUT / profile_folder(teacher, capability) / SCORES
         reference = read_reference(path)
         again = f"nexus profile --teacher {teacher} --capability {capability} --run {self.run} --reference-only"
         request = gate_request(contract, reference.n, reference.seed)

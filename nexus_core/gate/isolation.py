@@ -92,12 +92,12 @@ def _outermost(places: set[Path]) -> list[Path]:
 
 
 def _hold(held: ExitStack, place: Path) -> None:
-    from filelock import Timeout
-
     try:
         held.enter_context(gate_lock(place))
-    except Timeout:
+    except BlockingIOError:
         raise StateError(f"another `nexus verify` has taken {place} out of reach", _BUSY) from None
+    except OSError as error:
+        raise StateError(f"{place} cannot be locked ({error.strerror})", "a teacher must be readable") from error
 
 
 def _write_journal(run: Path, moves: Mapping[Path, Path]) -> None:

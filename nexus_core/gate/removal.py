@@ -19,8 +19,8 @@ from nexus_core.atomic import write_atomic
 from nexus_core.bundle.digest import student_digest
 from nexus_core.discovery import discover
 from nexus_core.errors import ContractFailed, UsageError
-from nexus_core.gate.claims import PROFILES
 from nexus_core.gate.report import HASH, Report, check_report
+from nexus_core.profiling import OUTPUT
 from nexus_core.registry import Registry, resolve_path
 
 CACHE = "teachers"  # of a run: what was fetched for it alone
@@ -96,7 +96,7 @@ def write_repro(run: Path, registry: Registry, report: Report, chosen: Sequence[
         "student_sha256": report.subject_sha256,
         "report_sha256": report.body[HASH],
         "registry_sha256": _sha256(registry.path),
-        "profiles_sha256": student_digest(run / PROFILES),
+        "profiles_sha256": student_digest(run / OUTPUT),
         "teachers": {name: _teacher(registry, name, report, gone[name]) for name in gone},
         "contracts": {name: _contract(row) for name, row in report.capabilities.items()},
         "versions": _versions(),

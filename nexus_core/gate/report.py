@@ -68,9 +68,9 @@ class Report:
         body = _stable(self.body)
         return Report({**body, HASH: self.body[HASH]})
 
-    def with_part(self, section: str, name: str, part: Mapping[str, Any]) -> Report:
-        """With one entry more among the `variants` or `exports`."""
-        return signed({**self.body, section: {**self.body[section], name: part}})
+    def with_variant(self, name: str, part: Mapping[str, Any]) -> Report:
+        """With what came of one more variant."""
+        return signed({**self.body, "variants": {**self.body["variants"], name: part}})
 
 
 def signed(body: Mapping[str, Any]) -> Report:

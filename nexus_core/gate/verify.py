@@ -219,6 +219,5 @@ def _report(
             **{section: {name: facts[section][name] for name in rows if name in facts[section]} for section in facts},
             "attempts": [],
             "variants": {},
-            "exports": {},
         }
     )

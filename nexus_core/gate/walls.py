@@ -10,16 +10,17 @@ from typing import Any
 
 from nexus_core.discovery import package_file
 from nexus_core.gate.cell import Watched
-from nexus_core.gate.claims import PROFILES, Claim
+from nexus_core.gate.claims import Claim
 from nexus_core.gate.guard import Limits
 from nexus_core.gate.isolation import JOURNAL
 from nexus_core.gate.verdict import FAIL, PASS
 from nexus_core.plugins import Plugins
+from nexus_core.profiling import OUTPUT
 from nexus_core.registry import Registry, resolve_path
 from nexus_core.types import Kind
 
 # What a run holds of its teachers: signals, their scores, rows made of both, and students that were taught otherwise.
-OF_TEACHERS = ("signals", PROFILES, "distill", "checkpoints", "study", JOURNAL)
+OF_TEACHERS = ("signals", OUTPUT, "distill", "checkpoints", "study", JOURNAL)
 ELSEWHERE = "the network and other processes"
 
 

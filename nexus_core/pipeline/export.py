@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from nexus_core.atomic import writing
 from nexus_core.bundle.disk import read_manifest
 from nexus_core.bundle.export.card import ExportReport, Line, failure
-from nexus_core.bundle.export.files import drafted
+from nexus_core.bundle.export.files import becoming
 from nexus_core.bundle.export.forms import FORMS, Made, Wanted
 from nexus_core.bundle.manifest import LICENSE, REPORT, CapabilityFacts, Manifest
 from nexus_core.bundle.reader import Bundle, open_bundle
@@ -54,7 +55,7 @@ def export(order: ExportOrder) -> ExportReport:
     """The export in `order.out` with its report, or `ContractFailed` and nothing there."""
     form = FORMS[order.to]
     form.check(order.dtype)
-    with drafted(order.out) as draft:
+    with becoming(order.out) as draft:
         bundle = open_bundle(order.bundle)
         names = _names(order, bundle.manifest)
         student = _student(bundle, names)
@@ -62,7 +63,8 @@ def export(order: ExportOrder) -> ExportReport:
         metrics = {name: order.plugins.capability_metric(name) for name in asked}
         wanted = Wanted(draft, student, tuple(names), order.dtype, tuple(_texts(student, metrics)))
         order.say(f"writing {order.to}")
-        made = form.write(wanted)
+        with writing(order.out):
+            made = form.write(wanted)
         lines: list[Line] = []
         for name, metric in metrics.items():
             order.say(f"asking {name}")
@@ -75,7 +77,8 @@ def export(order: ExportOrder) -> ExportReport:
                 f"there is no export: {failure(report)}",
                 "--allow-below-contract writes it with its report all the same",
             )
-        report.write(draft, made.use, bundle.text(LICENSE))
+        with writing(order.out):
+            report.write(draft, made.use, bundle.text(LICENSE))
     return report
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nexus_core.atomic import writing
 from nexus_core.errors import NexusError
 from nexus_core.gate.report import Report, signed
 from nexus_core.gate.verdict import FAIL
@@ -20,6 +21,7 @@ from nexus_core.gate.verify import GateOrder, verify_subject
 if TYPE_CHECKING:
     from nexus_core.distill.run import Taught
     from nexus_core.distill.settings import TeachSettings
+    from nexus_core.student.files import Student
 
 Say = Callable[[str], None]
 
@@ -87,22 +89,29 @@ def _teach_again(order: GateOrder, one: Return) -> dict[str, Any]:
     from nexus_core.student.files import ADAPTERS, PART, write_adapter
 
     order.say(f"back to stage 4 with {one.capability}: {one.missed:.1%} short, return {one.attempt}")
-    taught, student, steps = _distil(order, one)
+    taught, student, steps = teach_on(order, one)
     file = order.subject / ADAPTERS / f"{one.capability}{PART}"
     before = order.run / "distill" / one.capability / f"before_return_{one.attempt}{PART}"
-    before.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, before)
+    with writing(before):
+        before.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, before)
     write_adapter(order.subject, student.model, one.capability)
-    return {
-        "capability": one.capability,
-        "missed": one.missed,
-        "steps": steps,
-        "profile_score": taught.measured["score"],
-        "replaced": str(before.relative_to(order.run)),
-    }
+    return {**told(one, taught, steps), "replaced": str(before.relative_to(order.run))}
 
 
-def _distil(order: GateOrder, one: Return) -> tuple[Taught, Any, int]:
+def told(one: Return, taught: Taught, steps: int) -> dict[str, Any]:
+    """What the report says of one return."""
+    score = taught.measured["score"]
+    return {"capability": one.capability, "missed": one.missed, "steps": steps, "profile_score": score}
+
+
+def teach_on(
+    order: GateOrder, one: Return, preset: TeachSettings | None = None, fresh: bool = True
+) -> tuple[Taught, Student, int]:
+    """The subject with this one adapter taught on, from the weights it has; how it came out, and the steps it took.
+
+    Nothing is written to the subject. `fresh` False goes on from the checkpoints of the same return.
+    """
     from nexus_core.distill.material import Gatherer
     from nexus_core.distill.run import Distiller, Order, gather, placed
     from nexus_core.distill.settings import read_teaching
@@ -110,11 +119,16 @@ def _distil(order: GateOrder, one: Return) -> tuple[Taught, Any, int]:
 
     student = read_student(order.subject)
     student = replace(student, model=placed(student.model, order.device))
-    settings = one.teaching(read_teaching(student.arch.preset))
+    settings = one.teaching(preset or read_teaching(student.arch.preset))
     gatherer = Gatherer(order.run, order.registry, order.plugins, settings.data)
     materials = gather(gatherer, student, [one.capability])
     asked = Order(
-        order.run, adapter=one.capability, further=True, device=order.device, seed=student.arch.seed + one.attempt
+        order.run,
+        adapter=one.capability,
+        fresh=fresh,
+        further=True,
+        device=order.device,
+        seed=student.arch.seed + one.attempt,
     )
     distiller = Distiller(asked, student, settings, materials, order.say)
     (taught,) = distiller.distill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -10,12 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from nexus_core.atomic import writing
 from nexus_core.bundle.check import VERIFIED, results_of
 from nexus_core.bundle.digest import student_digest
 from nexus_core.bundle.manifest import NAME, SHARD_LIMIT, Manifest, OptionFacts, ResultFacts, TeacherFacts
 from nexus_core.bundle.readme import NOT_USED
 from nexus_core.bundle.writer import BundleParts, CapabilityParts, check_place, write_bundle, write_files
 from nexus_core.distill.run import STUDENT
+from nexus_core.draft import drafted
 from nexus_core.errors import ContractFailed
 from nexus_core.gate import (
     REPORT,
@@ -40,7 +41,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackageOrder:
-    """What to make of a run. `quantisation` fp32 are the very weights that were verified; others are verified again."""
+    """What to make of a run. `quantisation` fp32 are the very weights that were verified; others are verified again.
+    `place` is where student and report lie, where that is not the run itself."""
 
     run: Path
     out: Path
@@ -51,30 +53,45 @@ class PackageOrder:
     shard_limit: int = SHARD_LIMIT
     device: str = "cpu"
     say: Say = field(default=lambda text: None)
+    place: Path | None = None
+
+    @property
+    def student(self) -> Path:
+        return (self.place or self.run) / STUDENT
+
+    @property
+    def report(self) -> Path:
+        return (self.place or self.run) / REPORT
 
 
 def package(order: PackageOrder) -> Manifest:
     """The bundle of a run's student, or `ContractFailed` and no bundle."""
     restore(order.run)
     check_place(order.out)
+    parts = bundle_parts(order)
+    order.say("writing, and reading back in a fresh process")
+    return write_bundle(order.out, parts)
+
+
+def bundle_parts(order: PackageOrder) -> BundleParts:
+    """All that goes into the bundle, verified as it will be stored."""
     report = passed_report(order)
-    student = read_student(order.run / STUDENT)
+    student = read_student(order.student)
     own = _without_others(report)
     parts = _parts(order, student, own, results_of(own.body, VERIFIED, REPORT))
     if order.quantisation != VERIFIED:
         own = _verify_variant(order, parts, report)
         parts = replace(parts, **_said(parts, own, order.quantisation))
-    order.say("writing, and reading back in a fresh process")
-    return write_bundle(order.out, parts)
+    return parts
 
 
 def passed_report(order: PackageOrder) -> Report:
     """The run's report, if it holds, is about this very student, and says that everything passed."""
-    path, again = order.run / REPORT, f"run `nexus verify --run {order.run}` again"
+    path, again = order.report, f"run `nexus verify --run {order.run}` again"
     if not path.is_file():
         raise ContractFailed(f"{order.run} was not verified: it has no {REPORT}", f"nexus verify --run {order.run}")
     report = read_report(path)
-    if problems := check_report(report, order.registry, student_digest(order.run / STUDENT)):
+    if problems := check_report(report, order.registry, student_digest(order.student)):
         raise ContractFailed(f"{path} is not to be trusted: {problems[0]}", again)
     if not report.passed:
         raise ContractFailed(f"there is no bundle: the verdict is {report.verdict}: {_reasons(report)}", again)
@@ -83,18 +100,18 @@ def passed_report(order: PackageOrder) -> Report:
 
 def _verify_variant(order: PackageOrder, parts: BundleParts, report: Report) -> Report:
     """Ask the student as it comes out of the quantised files. The run's report remembers what came of it either way."""
-    with tempfile.TemporaryDirectory(prefix=".variant-", dir=order.out.absolute().parent) as folder:
-        subject = Path(folder) / "bundle"
-        write_files(subject, parts)
+    with drafted(order.run / "variant") as subject:
+        with writing(subject):
+            write_files(subject, parts)
         order.say(f"verifying {order.quantisation}")
         gate = GateOrder(subject, order.run, order.registry, order.plugins, device=order.device, say=order.say)
         found = verify_subject(gate)
-    write_report(order.run / REPORT, report.with_part("variants", order.quantisation, summary(found)))
+    write_report(order.report, report.with_variant(order.quantisation, summary(found)))
     if not found.passed:
         raise ContractFailed(
             f"there is no {order.quantisation} bundle: {_reasons(found)}", "leave out --quantise, or quantise less"
         )
-    return _without_others(report).with_part("variants", order.quantisation, summary(found))
+    return _without_others(report).with_variant(order.quantisation, summary(found))
 
 
 def _said(parts: BundleParts, report: Report, kind: str) -> dict[str, Any]:
@@ -105,11 +122,11 @@ def _said(parts: BundleParts, report: Report, kind: str) -> dict[str, Any]:
 
 
 def _without_others(report: Report) -> Report:
-    """Variants and exports that were made of the same student before: this bundle's bytes do not depend on them."""
+    """Of the variants that were made of the same student before: this bundle's bytes do not depend on them."""
     from nexus_core.gate.report import signed
 
     body = {key: value for key, value in report.body.items() if key != "report_sha256"}
-    return signed({**body, "variants": {}, "exports": {}})
+    return signed({**body, "variants": {}})
 
 
 def _reasons(report: Report) -> str:

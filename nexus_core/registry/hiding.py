@@ -1,23 +1,21 @@
 """A teacher's directory out of reach while the gate asks the student, and its way back.
 
 It is renamed to a hidden name beside it, on the same file system, that tells what it was. So whoever misses it after a
-gate was killed finds it: `resolve_path` does, and puts it back. The lock is held for as long as a gate is at work; the
-system lets go of a killed one's.
+gate was killed finds it: `resolve_path` does, and puts it back. What is renamed is also the lock, held for as long as a
+gate is at work: so it is found under both names, by every user and whatever their TMPDIR, and nothing is left beside a
+teacher. The system lets go of a killed gate's.
 """
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
-import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nexus_core.errors import StateError
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+from nexus_core.lock import held
 
 MARK = ".nexus-gate-"
 
@@ -33,13 +31,14 @@ def hidden_places(path: Path) -> list[Path]:
     return sorted(path.parent.glob(pattern)) if path.parent.is_dir() else []
 
 
-def gate_lock(path: Path) -> BaseFileLock:
-    """Held by the gate that hides `path`. It lies apart, so that a teacher's directory is left as it was found."""
-    from filelock import FileLock
-
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
-    return FileLock(Path(tempfile.gettempdir()) / f"nexus-gate-{user}-{name}.lock", timeout=0)
+@contextmanager
+def gate_lock(path: Path) -> Iterator[None]:
+    """Held by the gate that hides `path`, wherever the teacher lies now; `BlockingIOError` where another one holds it."""
+    with ExitStack() as stack:
+        for place in (path, *hidden_places(path)):
+            with suppress(FileNotFoundError):
+                stack.enter_context(held(place))
+        yield
 
 
 def put_back(hidden: Path, path: Path) -> None:
@@ -54,8 +53,6 @@ def put_back(hidden: Path, path: Path) -> None:
 
 def recover(path: Path) -> str:
     """Put `path` back where a killed gate hid it. Empty when it is back or was never hidden, else why it is not."""
-    from filelock import Timeout
-
     if not (places := hidden_places(path)):
         return ""
     try:
@@ -64,6 +61,8 @@ def recover(path: Path) -> str:
                 return f"hidden in several places: {', '.join(map(str, places))}"
             for place in places:  # none, if another process was faster
                 put_back(place, path)
-    except Timeout:
+    except BlockingIOError:
         return "out of reach while `nexus verify` asks a student; wait until it has ended"
+    except OSError as error:
+        return f"hidden in {places[0]}, and cannot be put back ({error.strerror})"
     return ""

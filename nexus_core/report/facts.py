@@ -10,12 +10,13 @@ from typing import Any
 
 from nexus_core.architect.sizes import sizes
 from nexus_core.bundle.manifest import MANIFEST, NAME, parse_manifest
-from nexus_core.distill.material import PROFILES, SIGNALS, WORK
+from nexus_core.distill.material import SIGNALS, WORK
 from nexus_core.distill.report import SUMMARY
 from nexus_core.distill.routing_report import NONE
 from nexus_core.distill.run import CHECKPOINTS, STUDENT
 from nexus_core.errors import DataError
 from nexus_core.gate.removal import REPRO
+from nexus_core.profiling import OUTPUT
 from nexus_core.profiling.artifacts import ProfileStore
 from nexus_core.profiling.model import CapabilityProfile
 from nexus_core.report.artifacts import Part, absent, is_there, reading
@@ -25,7 +26,7 @@ from nexus_core.study.unit import read_json
 
 ACTIONS = ("drop", "merge", "cap", "keep", "add", "map")  # what was lost comes first
 STAGES = (
-    ("profiles", PROFILES),
+    ("profiles", OUTPUT),
     ("signals", SIGNALS),
     ("checkpoints", CHECKPOINTS.parts[0]),
     ("journals", WORK),
@@ -134,7 +135,7 @@ def commands_part(run: Path, profiles: list[CapabilityProfile], arch: StudentArc
 def _commands(
     run: Path, profiles: list[CapabilityProfile], arch: StudentArch | None, retention: Mapping[str, Any]
 ) -> Iterator[list[str]]:
-    store = ProfileStore(run / PROFILES)
+    store = ProfileStore(run / OUTPUT)
     for p in profiles:
         size = str(p.n - len(p.verify_outputs))
         named = ["profile", "--teacher", p.teacher, "--capability", p.capability, "--sample-size", size]

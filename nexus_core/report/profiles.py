@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from nexus_core.distill.material import PROFILES
+from nexus_core.profiling import OUTPUT
 from nexus_core.profiling.artifacts import ProfileStore
 from nexus_core.profiling.model import BlockProfile, CapabilityProfile
 from nexus_core.report.artifacts import Part, absent
@@ -17,7 +17,7 @@ CURVE = 64  # points of a curve: more are not seen
 
 def read_profiles(run: Path) -> list[CapabilityProfile]:
     """Every profile of the run; a damaged one is an error."""
-    store = ProfileStore(run / PROFILES)
+    store = ProfileStore(run / OUTPUT)
     return [store.read(*key) for key in store.profiles()] if store.root.is_dir() else []
 
 

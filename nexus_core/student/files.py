@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from nexus_core.atomic import sync_directory, sync_tree, write_atomic
+from nexus_core.atomic import make_directory, sync_directory, sync_tree, write_atomic, writing
 from nexus_core.errors import DataError, ModelError
 from nexus_core.hf.quiet import quiet
 from nexus_core.hf.tokenizer import load_tokenizer
@@ -44,7 +44,13 @@ class Student:
 
 def write_student(path: Path, student: Student) -> None:
     """Beside `path` first, then swapped in: whoever is killed meanwhile leaves the old student or the new one to read."""
-    draft, old = _beside(path)
+    with writing(path):
+        _write_beside(path, student)
+        _swap_in(path)
+
+
+def _write_beside(path: Path, student: Student) -> None:
+    draft, _ = _beside(path)
     shutil.rmtree(draft, ignore_errors=True)  # what a killed writer left
     draft.mkdir(parents=True)
     with quiet():
@@ -58,6 +64,10 @@ def write_student(path: Path, student: Student) -> None:
         save_router(student.router, draft / ROUTER)
     write_arch(draft / ARCH, student.arch)
     sync_tree(draft)
+
+
+def _swap_in(path: Path) -> None:
+    draft, old = _beside(path)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
@@ -103,7 +113,7 @@ def _tower(model: NexusForCausalLM, name: str) -> dict[str, torch.Tensor]:
 
 
 def _write_part(path: Path, state: Tensors) -> None:
-    path.parent.mkdir(exist_ok=True)
+    make_directory(path.parent)
     write_atomic(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +23,7 @@ from nexus_core.bundle.digest import student_digest
 from nexus_core.bundle.reader import open_bundle
 from nexus_core.cli.context import open_plugins, open_registry
 from nexus_core.cli.main import main
+from nexus_core.draft import drafted
 from nexus_core.gate import GateOrder, verify_subject, write_report
 from nexus_core.gate.report import signed
 from nexus_core.student.files import read_student, write_student
@@ -217,6 +223,58 @@ def test_a_quantised_student_below_its_contract_becomes_no_bundle(
     assert ended.status == 3 and "there is no nf4 bundle" in ended.err and "letters" in ended.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
     assert json.loads((run / "verify_report.json").read_text())["variants"]["nf4"]["verdict"] == "fail"
+
+
+def test_two_builds_into_one_place_do_not_meet(run: Path, tmp_path: Path, nexus: Callable[..., Ended]) -> None:
+    out = tmp_path / "bundle"
+    with drafted(out):  # as a build of another run has it
+        ended = nexus("build", run, "--out", out)
+    assert ended.status == 1 and f"{out} is being written by another process" in ended.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_full_disk_is_said_with_the_place_and_the_old_bundle_stays(
+    run: Path, tmp_path: Path, built_once: Path, nexus: Callable[..., Ended]
+) -> None:
+    out = Path(shutil.copytree(built_once, tmp_path / "bundle"))
+    before, limits = student_digest(out), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        ended = nexus("build", run, "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert ended.status == 1 and f"error: {out} cannot be written: File too large" in ended.err, ended.err
+    assert "hint:  make room there" in ended.err and student_digest(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "run"]
+
+
+def test_a_place_that_nobody_can_write_is_known_first(run: Path, nexus: Callable[..., Ended]) -> None:
+    ended = nexus("build", run, "--out", "/proc/bundle", "--quantise", "nf4")
+    assert ended.status == 1 and "/proc/bundle cannot be written" in ended.err and "verifying" not in ended.err
+    ended = nexus("build", run, "--out", run / "verify_report.json/bundle")
+    assert ended.status == 2 and "is no directory" in ended.err
+
+
+def test_what_a_killed_build_left_of_its_variant_is_swept_by_the_next(
+    run: Path, tmp_path: Path, nexus: Callable[..., Ended]
+) -> None:
+    """Killed while the gate asks the quantised student: all that is left lies in the run."""
+    script = "from nexus_core.cli.main import main; import sys; main(['bundle', 'build', *sys.argv[1:]])"
+    command = [sys.executable, "-c", script, str(run), "--out", str(tmp_path / "out"), "--quantise", "fp16"]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "verifying fp16" in line:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    process.stderr.close()
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["run"] and (run / ".variant.draft").is_dir()
+    ended = nexus("build", run, "--out", tmp_path / "out", "--quantise", "fp16")
+    assert ended.status == 0, ended.err
+    assert not list(run.glob(".variant*")) and sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
 def test_a_device_that_is_not_there_leaves_the_report_alone(

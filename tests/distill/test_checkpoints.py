@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 
 import pytest
 import torch
 from bitsandbytes.optim import AdamW8bit
 
+from nexus_core.atomic import Unwritable
 from nexus_core.distill.checkpoints import (
     Checkpoint,
     Checkpoints,
@@ -209,3 +211,18 @@ def test_the_same_moment_gives_the_same_bytes(tmp_path):
     for file in ("weights.safetensors", "optimizer.safetensors", "rng.safetensors", "checkpoint.json"):
         one, two = (tmp_path / name / "00000007" / file for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_full_disk_is_said_and_what_was_there_can_be_read(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "kept", IDENTITY)
+    checkpoints.save(moment(1, 1.0), best=True)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, before[1]))  # the system refuses what goes beyond
+    try:
+        with pytest.raises(Unwritable, match=f"{tmp_path / 'kept'} cannot be written: File too large"):
+            checkpoints.save(moment(2, 2.0), best=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Checkpoints(tmp_path / "kept", IDENTITY).latest().meta.step == 1
+    checkpoints.save(moment(2, 2.0), best=True)
+    assert names(tmp_path / "kept") == ["00000001", "00000002"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
+from contextlib import suppress
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from nexus_core.atomic import Unwritable
 from nexus_core.distill.journal import Journal, write_summary
 
 
@@ -90,3 +93,23 @@ def test_what_is_not_finite_is_a_word(tmp_path, value, text):
 def test_the_summary_is_json(tmp_path):
     write_summary(tmp_path / "new", {"b": 1, "a": (1, float("nan"))})
     assert json.loads((tmp_path / "new" / "summary.json").read_text()) == {"a": [1, "nan"], "b": 1}
+
+
+def test_a_full_disk_and_a_file_in_the_way_are_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unwritable, match="file cannot be written: File exists"):
+        Journal(tmp_path / "file")
+    journal = Journal(tmp_path / "kept")
+    write(journal, 1, 100)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # the system refuses what goes beyond
+    try:
+        with pytest.raises(Unwritable, match=f"{tmp_path / 'kept'} cannot be written: File too large"):
+            journal.marks()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with suppress(Unwritable):  # the event files' own thread may have met the full disk, and says so at the end
+        journal.close()
+    assert [line["step"] for line in lines(tmp_path / "kept")] == list(range(1, 101)), (
+        "once there is room, all is there"
+    )

@@ -25,6 +25,21 @@ def test_what_cannot_work_is_refused_before_the_student_is_asked(passed, verify,
     assert (passed.run / REPORT).read_bytes() == before, "the report of a pass is not lost to a slip"
 
 
+def test_a_place_that_cannot_be_written_is_known_before_the_student_is_asked(passed, verify) -> None:
+    ended = verify("--out", "/proc/report.json")
+    assert ended.status == 1 and "error: /proc/report.json cannot be written" in ended.err, ended.err
+    assert "out of reach" not in ended.err and "internal" not in ended.err
+
+
+def test_what_was_asked_in_part_is_no_pass_when_it_is_read_again(passed, verify) -> None:
+    body = json.loads((passed.run / REPORT).read_text())
+    del body[HASH]
+    body |= {"gaps": ["not asked: errors"], "verdict": "incomplete"}
+    (passed.run / REPORT).write_text(json.dumps(signed(body).body))
+    ended = verify("--check")
+    assert ended.status == 3 and "verdict: incomplete" in ended.out and "no verdict on the student" in ended.err
+
+
 def test_why_a_report_is_not_trusted_is_also_told_beside_json(passed, verify) -> None:
     body = json.loads((passed.run / REPORT).read_text())
     del body[HASH]

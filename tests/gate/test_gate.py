@@ -36,7 +36,9 @@ def test_what_the_report_of_a_pass_tells(passed_once) -> None:
 @pytest.mark.slow
 def test_what_was_not_asked_cannot_pass_for_everything(world, verify) -> None:
     ended = verify("--capability", "letters", "--samples", "12")
-    assert (ended.status, ended.report["verdict"]) == (0, "incomplete")
+    assert (ended.status, ended.report["verdict"]) == (3, "incomplete"), "only the whole student's pass is a 0"
+    assert ended.report["capabilities"]["letters"]["verdict"] == "pass"
+    assert "what was asked passed; this is no verdict on the student" in ended.err
     assert ended.report["gaps"] == ["12 samples instead of the registry's 40", "not asked: errors"]
     assert verify("--check", "--delete-teachers").status == 3, "no teacher is deleted for a part"
     assert world.teacher("ada").exists()

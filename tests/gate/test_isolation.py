@@ -133,6 +133,22 @@ def test_while_a_gate_is_at_work_nobody_takes_a_teacher_back(place) -> None:
     assert recover(place / "models/ada") == "" and (place / "models/ada").is_dir()
 
 
+def test_the_lock_is_the_teacher_and_not_a_file_in_somebodys_tmpdir(place, monkeypatch, tmp_path_factory) -> None:
+    process = gate(place)
+    try:
+        for name in ("TMPDIR", "TEMP", "TMP"):
+            monkeypatch.setenv(name, str(tmp_path_factory.mktemp("other")))
+        script = "import sys; from pathlib import Path; from nexus_core.registry.hiding import recover; "
+        script += "print(recover(Path(sys.argv[1])))"
+        command = [sys.executable, "-c", script, str(place / "models/ada")]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "out of reach while `nexus verify` asks a student" in said
+        assert not (place / "models/ada").exists()
+    finally:
+        end(process, signal.SIGTERM)
+    assert whole(place)
+
+
 def test_two_gates_do_not_take_one_teacher(place) -> None:
     process = gate(place)
     try:

@@ -135,7 +135,7 @@ def test_the_hash_covers_all_but_the_latencies(passed, passed_once) -> None:
 
 def test_a_variant_is_added_under_a_new_hash(passed) -> None:
     report = read_report(passed.run / REPORT)
-    more = report.with_part("variants", "nf4", summary(report))
+    more = report.with_variant("nf4", summary(report))
     assert more.body["variants"]["nf4"]["capabilities"]["letters"]["student_score"] == 1.0
     assert more.body[HASH] != report.body[HASH] and report.body["variants"] == {}
     write_report(passed.run / REPORT, more)

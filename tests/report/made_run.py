@@ -153,7 +153,6 @@ def verified(run: Path) -> dict[str, Any]:
         "conditions": {},
         "attempts": [],
         "variants": {},
-        "exports": {},
     }
 
 

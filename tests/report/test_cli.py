@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from nexus_core.atomic import Unwritable
 from nexus_core.cli.main import cli
 from nexus_core.errors import NexusError
 from nexus_core.lock import ProcessLock
@@ -54,6 +55,13 @@ def test_while_another_command_holds_the_run_only_another_place_is_written(run, 
             report(run, "--answers", "0")
         assert not (run / "report.html").exists()
         assert report(run, "--out", tmp_path / "out", "--answers", "0").exit_code == 0
+
+
+def test_a_place_that_cannot_be_written_is_named(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in ("/proc/page", tmp_path / "file/page"):
+        with pytest.raises(Unwritable, match=f"{out} cannot be written"):
+            report(run, "--out", out, "--answers", "0")
 
 
 def test_a_run_that_is_not_there_is_wrong_usage(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from nexus_core.atomic import sync_directory
+from nexus_core.atomic import check_writable, sync_directory, writing
+from nexus_core.draft import drafted
 from nexus_core.errors import ModelError, UsageError
 from nexus_core.hf.quiet import quiet
 
@@ -19,22 +19,16 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @contextmanager
-def drafted(out: Path) -> Iterator[Path]:
+def becoming(out: Path) -> Iterator[Path]:
     """A directory to write into. It becomes `out` when the block ends, and nothing is left when the block fails."""
     if out.exists():
         raise UsageError(f"{out} is there already", "name a directory that is not there yet")
-    if not out.parent.is_dir():
-        raise UsageError(f"{out.parent} is not a directory", "create it first")
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)  # what a killed export left
-    draft.mkdir()
-    try:
+    check_writable(out)
+    with drafted(out) as draft:
         yield draft
-        draft.rename(out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    sync_directory(out.parent)
+        with writing(out):
+            draft.rename(out)
+            sync_directory(out.parent)
 
 
 def rounded(model: LlamaForCausalLM, dtype: str) -> LlamaForCausalLM:

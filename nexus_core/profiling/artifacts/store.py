@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from nexus_core.atomic import Unwritable
 from nexus_core.profiling.artifacts import journal
 from nexus_core.profiling.artifacts.codec import decode, encode
 from nexus_core.profiling.artifacts.formats import plain, read_json, write_json
@@ -251,8 +252,9 @@ class ProfileStore:
         write[MANIFEST] = Manifest(files, profiles).encode()
         try:
             journal.commit(self.root, write, old - set(write))
-        except OSError as error:
-            message = f"{self.root} cannot be written ({error.strerror}); what it held is unchanged or can be completed"
+        except (OSError, Unwritable) as error:
+            reason = error.reason if isinstance(error, Unwritable) else error.strerror
+            message = f"{self.root} cannot be written ({reason}); what it held is unchanged or can be completed"
             raise ArtifactError(message, "make room or correct the permissions, and profile again") from error
 
     def _entry(self, manifest: Manifest, key: tuple[str, str], weights_hash: str | None) -> ProfileEntry:

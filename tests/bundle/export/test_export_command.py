@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nexus_core.bundle.export.files import drafted
+from nexus_core.bundle.export.files import becoming
 from nexus_core.cli.main import main
 from nexus_core.errors import UsageError
 
@@ -135,15 +136,27 @@ def test_what_cannot_be_meant(lenient, export, tmp_path, arguments, said):
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize("to", ["hf", "peft"])
+def test_a_full_disk_is_said_with_the_place(lenient, export, tmp_path, to):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the system refuses what goes beyond
+    try:
+        status, _, err = export(lenient, "--to", to, "--dtype", "fp32")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 1 and f"error: {tmp_path / 'out'} cannot be written: File too large" in err, err
+    assert left(tmp_path) == []
+
+
 def test_a_place_that_is_taken_stays_as_it_is(tmp_path):
     taken = tmp_path / "taken"
     taken.mkdir()
-    with pytest.raises(UsageError, match="is there already"), drafted(taken):
+    with pytest.raises(UsageError, match="is there already"), becoming(taken):
         raise AssertionError("nothing is written")
-    with pytest.raises(UsageError, match="is not a directory"), drafted(tmp_path / "no" / "out"):
+    with pytest.raises(UsageError, match="is no directory"), becoming(tmp_path / "no" / "out"):
         raise AssertionError("nothing is written")
     (tmp_path / ".out.draft").mkdir()
     (tmp_path / ".out.draft" / "of a killed writer").touch()
-    with drafted(tmp_path / "out") as draft:
+    with becoming(tmp_path / "out") as draft:
         (draft / "new").touch()
     assert left(tmp_path) == ["out", "taken"] and left(tmp_path / "out") == ["new"]

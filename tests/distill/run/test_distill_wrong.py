@@ -38,6 +38,14 @@ def test_without_profiles_it_says_which_are_missing(planned, nexus):
     assert "nexus profile" in ended.err
 
 
+def test_a_file_in_the_way_is_named(planned, nexus):
+    (planned / "distill").mkdir(exist_ok=True)
+    (planned / "distill/joint").write_text("in the way")
+    ended = nexus("distill", "--run", planned, *STEPS)
+    assert ended.status == 1 and f"error: {planned / 'distill/joint'} cannot be written: File exists" in ended.err
+    assert (planned / "distill/joint").read_text() == "in the way"
+
+
 def test_what_fails_before_training_forgets_nothing(taught, nexus, bytes_of):
     shutil.rmtree(taught / "signals")
     checkpoints, journals = bytes_of(taught / "checkpoints"), bytes_of(taught / "distill")

@@ -14,6 +14,7 @@ from nexus_core.bundle.manifest import MANIFEST, MAX_BYTES, FileFacts, Manifest,
 from nexus_core.errors import DataError, ModelError
 
 RESTORE = "get the bundle again from where it came"
+VERSIONS = ".versions"  # of a bundle: the directory beside it with those that it has replaced
 CHUNK = 1 << 20
 
 
@@ -21,9 +22,10 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of a bundle. Where there is none, there is no bundle."""
     where = path / MANIFEST
     if not path.is_dir():
-        raise ModelError(
-            f"{path}: no such directory", "name the directory of a bundle (unpack it first, if it is a zip)"
-        )
+        hint = "name the directory of a bundle (unpack it first, if it is a zip)"
+        if path.name and path.with_name(path.name + VERSIONS).is_dir():
+            hint = f"versions of it are kept: nexus bundle rollback {path} --list"
+        raise ModelError(f"{path}: no such directory", hint)
     if not where.is_file() or where.is_symlink():
         raise DataError(f"{path} is not a bundle: it has no {MANIFEST}", "make one: nexus bundle build RUN --out DIR")
     with _regular(where) as file:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "build": ("nexus_core.cli.bundle_build:command", "Make a bundle of a run's verified student."),
     "export": ("nexus_core.cli.bundle_export:command", "Write a bundle as a checkpoint, PEFT adapters or GGUF."),
+    "rollback": ("nexus_core.cli.bundle_rollback:command", "Put the version before back in a bundle's place."),
 }
 PATH = click.Path(path_type=Path)
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
@@ -32,6 +33,7 @@ def command() -> None:
       nexus bundle info nexus_bundle_v1
       nexus bundle verify nexus_bundle_v1
       nexus bundle diff nexus_bundle_v1 nexus_bundle_nf4
+      nexus bundle rollback nexus_bundle_v1
       nexus bundle export nexus_bundle_v1 --to gguf --capability code --out code_gguf
     """
 

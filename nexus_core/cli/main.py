@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ COMMANDS = {
     "doctor": ("nexus_core.cli.doctor:command", "Say what this machine is and what is missing or quarantined."),
     "eval": ("nexus_core.cli.eval:command", "Score a teacher on a capability, with n and an interval."),
     "infer": ("nexus_core.cli.infer:command", "Ask a bundle a prompt and print the answer."),
+    "pause": ("nexus_core.cli.pause:pause", "Hold a run that is at work, until nexus resume."),
     "plugins": ("nexus_core.cli.plugins:command", "List, create and check plugins."),
     "profile": ("nexus_core.cli.profile:command", "Find, prove and store what carries a capability in a teacher."),
     "registry": ("nexus_core.cli.registry:command", "List, check and extend the registry of teachers and contracts."),
@@ -29,6 +31,7 @@ COMMANDS = {
         "nexus_core.cli.report:command",
         "Write a run as one page: verdict, retention, curves, reasons, answers.",
     ),
+    "resume": ("nexus_core.cli.pause:resume", "Let a run go on that nexus pause holds."),
     "study": ("nexus_core.cli.study:command", "Teach the student in several ways at one budget, and compare."),
     "verify": ("nexus_core.cli.verify:command", "Hold the student to its contracts, with its teachers out of reach."),
     "completion": ("nexus_core.cli.completion:command", "Print the completion script of your shell."),
@@ -44,7 +47,7 @@ Examples:
   nexus eval zoo-reasoning --capability reasoning
 
 \b
-Exit status: 0 done, 1 error, 2 wrong usage, 3 a retention contract failed, 130 interrupted.
+Exit status: 0 done, 1 error, 2 wrong usage, 3 a retention contract failed, 130 or 143 interrupted.
 """
 
 
@@ -95,9 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:  # click's own has ours as its cause
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + getattr(error.__cause__ or error, "signum", signal.SIGINT))
     except (ReaderGone, BrokenPipeError):  # what a program that SIGPIPE killed ends with; nothing is written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -5,7 +5,7 @@ of anything, and so that somebody is there to say that a long unit is still at w
 
 | kind | facts |
 |---|---|
-| run_started | plan: [{unit, stage, estimate (seconds), done}, ...] |
+| run_started | plan: [{unit, stage, estimate (seconds), done}, ...]; pid, which `emit` adds. Told inside `signals` |
 | stage_started, stage_ended | stage (its number), name; seconds |
 | unit_started | unit, stage; estimate (seconds), where there is one |
 | unit_said | unit, text |
@@ -120,6 +120,8 @@ class Events:
     def emit(self, kind: Kind, **facts: Any) -> None:
         """Tell it. Returns at once; raises where a guard, or a disk that takes no more events, has ended the run."""
         assert FACTS[kind] <= facts.keys(), (kind, facts)
+        if kind == "run_started":
+            facts["pid"] = os.getpid()  # by which another process knows that this one is ready to be paused
         self._queue.put(Event(kind, time.time(), facts))
         if threading.current_thread() is threading.main_thread():
             self.brake.obey()
@@ -141,7 +143,8 @@ class Events:
     def close(self) -> None:
         """Write what is left, and end the thread."""
         self._queue.put(None)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def printed(self, text: str) -> None:
         """A line that somebody printed while a display is in its place. Shown, and written nowhere."""
@@ -251,7 +254,8 @@ class Journal:
     def _drop_torn_line(self) -> None:
         """What a killed run did not finish to write is no event."""
         size = os.fstat(self._file).st_size
-        tail = os.pread(self._file, 1 << 20, max(0, size - (1 << 20)))
+        start = max(0, size - (1 << 20))
+        tail = os.pread(self._file, size - start, start)
         if torn := len(tail) - (tail.rfind(b"\n") + 1):
             os.ftruncate(self._file, size - torn)
 

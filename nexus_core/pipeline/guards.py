@@ -74,12 +74,13 @@ def guarded(
         guard = _Guard(events, limits, temperatures or (lambda: {**processor_temperatures(), **gpus()}))
         over = threading.Event()
         thread = threading.Thread(target=guard.watch, args=(over,), name="nexus-guards", daemon=True)
-        thread.start()
         try:
+            thread.start()  # inside: what the guard sees first may be raised here
             yield
         finally:
             over.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
             events.brake.release(HEAT)
 
 

@@ -23,6 +23,8 @@ from nexus_core.pipeline.events import Events
 from nexus_core.pipeline.pausing import HEARD, Halted, deaf
 
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM})
+BY_PERSON = "by nexus pause"  # the reason that a person's pause is told with
+GRACE = 0.3  # seconds in which a run that is told to end may do so without a word
 PERSON = "person"  # who holds the run after SIGUSR1, see pausing.Brake
 
 
@@ -37,7 +39,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def signals(events: Events) -> Iterator[None]:
-    """Inside the block, signals act on the run as this module says; afterwards as before. In the main thread only."""
+    """Inside the block, signals act on the run as this module says; afterwards as before. In the main thread only.
+
+    `run_started` is emitted inside it, and so is `run_ended`: between the two, `nexus pause` may send its signal.
+    """
     desk = _Desk(events)
     before = {signum: signal.signal(signum, desk.answer) for signum in HEARD}
     lost, sys.unraisablehook = sys.unraisablehook, desk.raise_again
@@ -63,7 +68,7 @@ class _Desk:
         if signum in ENDING:
             self.stop(signum)
         elif signum == signal.SIGUSR1:
-            self.brake.hold(PERSON, "by nexus pause")  # which nudges
+            self.brake.hold(PERSON, BY_PERSON)  # which nudges
         elif signum == signal.SIGUSR2:
             self.brake.release(PERSON)
         else:
@@ -105,25 +110,35 @@ def _watched(desk: _Desk) -> Iterator[None]:
         outbox.setblocking(False)  # the descriptor is written to by the C handler, which must not wait
         before = signal.set_wakeup_fd(outbox.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=_count, args=(inbox, desk.events), name="nexus-signals", daemon=True)
-        thread.start()
         try:
+            thread.start()  # inside: the handlers stand already, and may raise here
             yield
         finally:
             signal.set_wakeup_fd(before)
             outbox.shutdown(socket.SHUT_WR)
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
 
 def _count(inbox: socket.socket, events: Events) -> None:
+    """Until the other side closes: leave at the second signal that ends, and say so while the first one is not obeyed."""
     deaf()
     ends = 0
-    while numbers := inbox.recv(64):
+    while True:
+        try:
+            numbers = inbox.recv(64)
+        except TimeoutError:
+            inbox.settimeout(None)
+            events.emit("warning", text="stopping when this operation ends; once more stops at once, and saves nothing")
+            continue
+        if not numbers:
+            return
         for signum in numbers:
-            ends += signum in ENDING
+            if signum in ENDING:
+                ends += 1
+                inbox.settimeout(GRACE)
             if ends > 1:
                 leave(signum)
-            if signum in ENDING:
-                events.emit("warning", text="stopping; once more stops at once, without saving")
 
 
 def leave(signum: int) -> NoReturn:

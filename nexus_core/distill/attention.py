@@ -11,16 +11,15 @@ most; one that spreads its attention says little by its largest place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from nexus_core.distill.attention_targets import HeadMap
 from nexus_core.distill.batches import Batch
+from nexus_core.distill.looks import Look
 from nexus_core.errors import UsageError
 
 TINY = 1e-12  # of a mass: keeps the log finite, and lies far below what a softmax gives where its gradient still counts
@@ -58,12 +57,12 @@ class AttentionTerms:
 
 
 class AttentionAnchoringLoss(nn.Module):
-    """`loss(weights, batch, step)`; weights (B, heads, T, T) are those of the mapped blocks' self-attention.
+    """`loss(looks, batch, step)`; the looks are what it `asks` of the mapped blocks' self-attention, and were answered.
 
-    >>> with eager_attention(student):  # once around the training: fused kernels form no weights
-    ...     with recording_attention(student, loss.blocks) as weights:
-    ...         student(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    ...     terms = loss(weights, batch, step)
+    >>> looks = loss.asks(batch)
+    >>> with attention_by(student, TAUGHT), looking(student, looks):
+    ...     student(input_ids=batch.input_ids)
+    >>> terms = loss(looks, batch, step)
     """
 
     def __init__(self, mapping: HeadMap, settings: AttentionSettings) -> None:
@@ -71,45 +70,38 @@ class AttentionAnchoringLoss(nn.Module):
         self.settings = settings
         self.heads = {block: [head.head for head in heads] for block, heads in mapping.items() if heads}
 
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """The student blocks whose weights it needs."""
-        return tuple(self.heads)
+    def asks(self, batch: Batch) -> dict[int, Look]:
+        """Where the mapped heads look from the answer positions that have a target, by block; those without are left out."""
+        rows, places = batch.answer.nonzero(as_tuple=True)
+        held = {block: batch.attention[block][1] for block in self.heads if block in batch.attention}
+        return {
+            block: Look(self.heads[block], rows[has], places[has]) for block, has in held.items() if bool(has.any())
+        }
 
-    def forward(
-        self, weights: Mapping[int, torch.Tensor], batch: Batch, step: int, boost: float = 1.0
-    ) -> AttentionTerms:
+    def forward(self, looks: Mapping[int, Look], batch: Batch, step: int, boost: float = 1.0) -> AttentionTerms:
         """`boost` multiplies beta: what recovery raises."""
         beta = boost * self.settings.at(step)
         summed, firm = torch.zeros((), device=batch.labels.device), torch.zeros((), device=batch.labels.device)
         blocks: dict[int, torch.Tensor] = {}
-        for block, heads in self.heads.items():
-            if block not in batch.attention or not bool(batch.attention[block][1].any()):
-                continue
-            divergence, mass = self._divergences(block, heads, weights, batch)
+        for block, look in looks.items():
+            divergence, mass = self._divergences(block, look, batch)
             total, known = (mass * divergence).sum(), mass.sum()
             summed, firm = summed + total, firm + known
             blocks[block] = (total / known).detach()
         return AttentionTerms(beta * summed / firm.clamp(min=TINY), beta, blocks)
 
-    def _divergences(
-        self, block: int, heads: Sequence[int], weights: Mapping[int, torch.Tensor], batch: Batch
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """KL and the teacher's mass, (N', H) each, at the answer positions where any head has a target."""
+    def _divergences(self, block: int, look: Look, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """KL and the teacher's mass, (N, H) each."""
         values, has = batch.attention[block]
-        if block not in weights:
-            raise UsageError(f"no attention weights of student block {block}", "use recording_attention")
-        own = weights[block]
-        if own.ndim != 4 or own.shape[1] <= max(heads) or values.shape[1] != 3 * len(heads):
+        if look.weights is None:
+            raise UsageError(f"student block {block} did not say where it looks", "run it under `looking`")
+        if values.shape[1] != 3 * len(look.heads):
             raise UsageError(
-                f"student block {block}: attention weights {tuple(own.shape)} and targets {tuple(values.shape)} for "
-                f"the heads {list(heads)}",
+                f"student block {block}: targets {tuple(values.shape)} for the heads {list(look.heads)}",
                 "rows and loss must have the same mapping of heads",
             )
-        rows, places = batch.answer.nonzero(as_tuple=True)
-        looks = own[rows[has], :, places[has]][:, list(heads)].float()  # (N', H, T)
-        start, stop, mass = values[has].chunk(3, dim=1)  # (N', H) each
-        return two_event_kl(looks, start, stop, mass), mass
+        start, stop, mass = values[has].chunk(3, dim=1)  # (N, H) each
+        return two_event_kl(look.weights, start, stop, mass), mass
 
 
 def two_event_kl(looks: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
@@ -124,30 +116,3 @@ def two_event_kl(looks: torch.Tensor, start: torch.Tensor, stop: torch.Tensor, m
     elsewhere = looks.masked_fill(inside, 0).sum(-1).clamp(min=TINY)
     known = torch.xlogy(mass, mass) + torch.xlogy(1 - mass, 1 - mass)
     return known - mass * there.log() - (1 - mass) * elsewhere.log()
-
-
-@contextmanager
-def recording_attention(student: Any, blocks: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Inside, each forward pass leaves the weights (B, heads, T, T) of these blocks' self-attention here.
-
-    A hook costs what `output_attentions=True` costs, and keeps the weights of these blocks alone.
-    """
-    seen: dict[int, torch.Tensor] = {}
-    handles = [student.model.layers[block].self_attn.register_forward_hook(_keep(seen, block)) for block in blocks]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _keep(seen: dict[int, torch.Tensor], block: int) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        if output[1] is None:
-            raise UsageError(
-                f"the attention of student block {block} forms no weights",
-                "train under nexus_core.hf.attention.eager_attention(student)",
-            )
-        seen[block] = output[1]
-
-    return hook

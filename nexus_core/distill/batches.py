@@ -6,7 +6,7 @@ A run that is resumed, or goes back to a checkpoint, therefore needs one integer
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class Batch:
     attention: Mapping[int, Held]
     indices: tuple[int, ...]  # (B,) which rows these are
     capability: str = ""  # whose batch it is, where several are taught at once
+    growing: bool = False  # longer rows are still to come in: an anchor error that grows with them is no drift
 
     @property
     def rows(self) -> int:
@@ -160,7 +161,8 @@ class Batches:
     def at(self, position: int) -> Batch:
         """Batch number `position`."""
         chosen = self.indices(position)
-        return collate([self._rows[i] for i in chosen], self._pad_id, chosen)
+        batch = collate([self._rows[i] for i in chosen], self._pad_id, chosen)
+        return replace(batch, growing=self._first[self.epoch_of(position)] < self._curriculum)
 
     def indices(self, position: int) -> list[int]:
         """Which rows batch number `position` holds."""

@@ -12,7 +12,7 @@ from nexus_core.distill.objective import Moment, Objective, Terms
 from nexus_core.distill.retention import Measured, Validation
 from nexus_core.distill.settings import RetentionSettings
 
-LACKING = 0.2  # of the goal: who lacks so much or more has the most turns
+LACKING = 0.1  # of the goal: as long as the worst lacks less, it does not have the most turns
 Plan = tuple[tuple[int, Mapping[str, int]], ...]  # from which position on, whose turns
 Turns = Mapping[str, int]  # how many batches of each capability there are in a round
 
@@ -61,8 +61,9 @@ class JointBatches:
         raise AssertionError("the last part of a plan has no end")
 
     def turn(self, position: int, turns: Turns) -> None:
-        """Other turns from this position on, which lies behind all that was asked for."""
-        self.plan = (*(part for part in self.plan if part[0] < position), (position, dict(turns)))
+        """Other turns from this position on, which lies behind all that was asked for; nobody has fewer than at first."""
+        turns = {name: max(count, self.plan[0][1][name]) for name, count in turns.items()}
+        self.plan = (*(part for part in self.plan if part[0] < position), (position, turns))
 
 
 def answer_turns(lengths: Mapping[str, tuple[float, float]], most: int) -> dict[str, int]:
@@ -74,8 +75,11 @@ def answer_turns(lengths: Mapping[str, tuple[float, float]], most: int) -> dict[
 
 
 def turns_by_need(reached: Mapping[str, float], most: int) -> dict[str, int]:
-    """Turns from what each capability has reached of its goal: one for who has reached it, `most` for who lacks a fifth."""
-    return {name: 1 + round((most - 1) * min(1.0, max(0.0, 1.0 - share) / LACKING)) for name, share in reached.items()}
+    """Turns from what each capability has reached of its goal: `most` for who lacks most, one for who lacks nothing, and the
+    others between them."""
+    lacks = {name: max(0.0, 1.0 - share) for name, share in reached.items()}
+    worst = max(LACKING, *lacks.values())
+    return {name: 1 + round((most - 1) * lack / worst) for name, lack in lacks.items()}
 
 
 class JointObjective:
@@ -105,8 +109,13 @@ class JointValidation:
         self._validations = dict(validations)
 
     def measure(self, settings: RetentionSettings, full: bool = False) -> Measured:
-        """All of them, each with its own first look."""
-        found = {name: validation.measure(settings, full) for name, validation in self._validations.items()}
+        """A first look at all of them; everything only where none of them is still far from its goal."""
+        of = self._validations.items()
+        looks = {} if full else {name: validation.look(settings) for name, validation in of}
+        if any(look.excluded for look in looks.values()):
+            found = {name: look.measured for name, look in looks.items()}
+        else:
+            found = {name: validation.decide(settings, looks.get(name)) for name, validation in of}
         reached = {name: validation.reached(found[name].score) for name, validation in self._validations.items()}
         worst = min(reached, key=lambda name: reached[name])
         low, high = sorted(self._validations[worst].reached(end) for end in (found[worst].low, found[worst].high))

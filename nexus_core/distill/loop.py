@@ -7,7 +7,7 @@ and goes on with the next batch; the steps that it undoes are made up for, so tr
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from nexus_core.distill.anchoring import over_limit
+from nexus_core.distill.batches import Batch
 from nexus_core.distill.checkpoints import (
     Checkpoint,
     Checkpoints,
@@ -80,11 +81,6 @@ class Loop:
         return self.place.counted - self.place.phase_start
 
     @property
-    def _growing(self) -> bool:
-        """Whether longer rows still come in: an anchor error that grows with them is no drift."""
-        return self.place.counted < self.settings.data.curriculum * self.settings.steps
-
-    @property
     def outcome(self) -> Outcome | None:
         """How it ended, once it has."""
         return None if self.place.outcome is None else outcome_from(self.place.outcome)
@@ -118,8 +114,8 @@ class Loop:
 
         terms = self.crew.gradients(work, len(batches))
         norm = gradient_norm(self.trained.all.values(), self.phase.clip)
-        seen = read_numbers(terms, norm)
-        watched = Watched(seen["watched"], None if self._growing else seen.get("anchor_distance"))
+        seen = read_numbers(terms, norm, batches)
+        watched = Watched(seen["watched"], anchor_errors(seen, batches))
         trouble = judge(recovery, watched, settings) or judge_gradient(seen["gradient_norm"])
         if trouble is None:
             share = rate_share(self._phase_step, self.phase, self.settings.optimizer.final_rate)
@@ -170,7 +166,7 @@ class Loop:
             moment = Moment(self.place.counted)
             terms = [self.job.objective(self.job.student, b.to(self.job.device), moment) for b in self.job.held]
         self.job.student.train()
-        seen = read_numbers(terms, torch.zeros(()))
+        seen = read_numbers(terms, torch.zeros(()), self.job.held)
         if "anchor_distance" not in seen:
             return None
         errors = {space.block: seen.get(f"anchor_error/{space.block}", 0.0) for space in self.job.spaces}
@@ -321,17 +317,28 @@ class Loop:
         self.journal.event("end", place.step, reason=reason)
 
 
-def read_numbers(terms: Sequence[Terms], norm: torch.Tensor) -> dict[str, float]:
+def anchor_errors(seen: Mapping[str, float], batches: Sequence[Batch]) -> dict[str, float]:
+    """What a step says of drift, by capability."""
+    grown = {batch.capability for batch in batches if not batch.growing}
+    return {name: seen[_distance(name)] for name in sorted(grown) if _distance(name) in seen}
+
+
+def _distance(capability: str) -> str:
+    return f"anchor_distance/{capability}" if capability else "anchor_distance"
+
+
+def read_numbers(terms: Sequence[Terms], norm: torch.Tensor, batches: Sequence[Batch]) -> dict[str, float]:
     """All numbers of a step in one transfer. Parts are shares of the step's loss and add up; errors are averaged."""
     sums: dict[str, list[torch.Tensor]] = {}
     means: dict[str, list[torch.Tensor]] = {}
-    for term in terms:
+    for term, batch in zip(terms, batches, strict=True):
         for name, value in {"loss": term.total.detach(), "watched": term.watched.detach(), **term.parts}.items():
             sums.setdefault(name, []).append(value)
         for name, value in {**term.means, **{f"anchor_error/{block}": e for block, e in term.errors.items()}}.items():
             means.setdefault(name, []).append(value)
         if term.anchor is not None:
-            means.setdefault("anchor_distance", []).append(term.anchor)
+            for name in dict.fromkeys(["anchor_distance", _distance(batch.capability)]):
+                means.setdefault(name, []).append(term.anchor)
     found = {name: torch.stack(values).sum() for name, values in sums.items()}
     found |= {name: torch.stack(values).mean() for name, values in means.items()}
     found["gradient_norm"] = norm

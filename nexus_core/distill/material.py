@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nexus_core.distill.align import Aligner, AlignSettings
 from nexus_core.distill.attention_targets import HeadMap, map_heads
-from nexus_core.distill.rows import Room, RowBuilder, check_tokenizer, gold_rows, stored_rows
+from nexus_core.distill.rows import Room, RowBuilder, StoredRows, check_tokenizer, gold_rows
 from nexus_core.distill.settings import DataSettings
 from nexus_core.distill.spaces import AnchorSpace, anchor_spaces
 from nexus_core.distill.targets import TrainingRow
@@ -82,28 +82,43 @@ class Gatherer:
     def gather(self, arch: StudentArch, capability: str, student: Vocabulary) -> Material:
         """The material of one capability."""
         adapter = arch.adapter(capability)
+        stored = self.stored(arch, capability, student)
+        # A cache that has grown holds some prompts twice; a held-out row must not be among those that are trained on.
+        rows = list({row.digest: row for row in stored.read()}.values())
+        held = min(self.settings.held, len(rows) // 10)
+        return Material(
+            arch=adapter,
+            contract=self.registry.contract(capability, adapter.teacher),
+            metric=self.plugins.capability_metric(capability),
+            teacher=stored.of.baseline_score,
+            spaces=stored.builder.spaces,
+            heads=stored.builder.heads,
+            rows=rows[: len(rows) - held],
+            held=rows[len(rows) - held :],
+        )
+
+    def stored(self, arch: StudentArch, capability: str, student: Vocabulary) -> StoredRows:
+        """Where the rows of one capability are, and how they are built."""
+        adapter = arch.adapter(capability)
         refuse_licence(self.registry.teacher(adapter.teacher), "distilled")
-        store = ProfileStore(self.run / PROFILES)
-        profile = store.read(adapter.teacher, capability)
+        profile = ProfileStore(self.run / PROFILES).read(adapter.teacher, capability)
         contract = self.registry.contract(capability, adapter.teacher)
         plan = plan_capability(profile, contract, PlanSettings.of(self.registry.profiling))
         spaces = anchor_spaces(adapter.sites, profile, {block.block: block.slots for block in plan.blocks})
         found = important_heads(profile, contract.thresholds, self.registry.profiling.attention_heads)
         heads = map_heads(adapter.sites, found, int(arch.backbone["num_attention_heads"]))
-        metric = self.plugins.capability_metric(capability)
-        room = Room(int(arch.backbone["max_position_embeddings"]), metric.options.max_new_tokens)
+        room = Room(
+            int(arch.backbone["max_position_embeddings"]),
+            self.plugins.capability_metric(capability).options.max_new_tokens,
+        )
         teacher = self._vocabulary(adapter.teacher)
         check_tokenizer(profile, teacher)
         aligner = Aligner(teacher, student, AlignSettings(self.settings.list_most, self.settings.list_least))
-        cache = SignalCache(self.run / SIGNALS, {adapter.teacher: profile.weights_hash})
-        path = self.run / WORK / capability / "rows.safetensors"
-        stored = stored_rows(path, cache, profile, RowBuilder(aligner, spaces, room, heads))
-        # A cache that has grown holds some prompts twice; a held-out row must not be among those that are trained on.
-        rows = list({row.digest: row for row in stored}.values())
-        held = min(self.settings.held, len(rows) // 10)
-        score = profile.baseline_score
-        return Material(
-            adapter, contract, metric, score, spaces, heads, rows[: len(rows) - held], rows[len(rows) - held :]
+        return StoredRows(
+            self.run / WORK / capability / "rows.safetensors",
+            SignalCache(self.run / SIGNALS, {adapter.teacher: profile.weights_hash}),
+            profile,
+            RowBuilder(aligner, spaces, room, heads),
         )
 
     def without_teacher(self, material: Material, arch: StudentArch, student: Vocabulary, seed: int) -> Material:

@@ -16,13 +16,14 @@ import torch
 from torch.nn import functional
 
 from nexus_core.distill.anchoring import ActivationAnchoringLoss, AnchorSettings
-from nexus_core.distill.attention import AttentionAnchoringLoss, AttentionSettings, recording_attention
+from nexus_core.distill.attention import AttentionAnchoringLoss, AttentionSettings
 from nexus_core.distill.attention_targets import HeadMap
 from nexus_core.distill.batches import Batch
+from nexus_core.distill.looks import TAUGHT, Look, looking
 from nexus_core.distill.losses import OutputLoss
 from nexus_core.distill.settings import LossSettings, TeachSettings
 from nexus_core.distill.spaces import AnchorSpace
-from nexus_core.hf.attention import eager_attention
+from nexus_core.hf.attention import attention_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +106,14 @@ class DistillObjective:
         parts |= {name: value.detach() for name, value in terms.items()}
         return Terms(total, watched, parts, anchor, errors)
 
-    def _forward(
-        self, student: Any, batch: Batch
-    ) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-        """Hidden states, bottleneck coordinates by block, attention weights by block; the last two where they are needed."""
+    def _forward(self, student: Any, batch: Batch) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, Look]]:
+        """Hidden states, bottleneck coordinates by block, and where heads look; the last two where they are needed."""
+        looks = self._attention.asks(batch) if self._attention is not None else {}
         with ExitStack() as stack:
             seen = stack.enter_context(student.recording()) if self._anchor is not None else {}
-            looks: dict[int, torch.Tensor] = {}
-            if self._attention is not None:  # fused kernels form no weights
-                stack.enter_context(eager_attention(student))
-                looks = stack.enter_context(recording_attention(student, self._attention.blocks))
-            hidden = student.model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).last_hidden_state
+            stack.enter_context(attention_by(student, TAUGHT))
+            stack.enter_context(looking(student, looks))
+            hidden = student.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         return hidden, seen, looks
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -62,10 +62,28 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The numbers of one step. `anchor` is None where nothing is anchored."""
+    """The numbers of one step. `anchors` are the errors of the capabilities that are anchored and had a batch in it: each
+    has its own level, and whose turn it is must not look like drift."""
 
     loss: float
-    anchor: float | None = None
+    anchors: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """The running average of one capability's anchor error over `seen` steps."""
+
+    average: float = 0.0
+    seen: int = 0
+    best: float | None = None  # the lowest running average since it can be trusted
+
+    def after(self, error: float, settings: RecoverySettings) -> Anchored:
+        """With one healthy step more."""
+        average = _blend(self.average, error, min(settings.anchor_decay, _plain(self.seen)))
+        best = self.best
+        if self.seen + 1 >= settings.settle:
+            best = average if best is None else min(best, average)
+        return Anchored(average, self.seen + 1, best)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +91,18 @@ class Averages:
     """Running averages over `seen` healthy steps; they belong to the weights, and go back with them."""
 
     loss: float = 0.0
-    anchor: float = 0.0
     seen: int = 0
-    anchored: int = 0  # of them, those whose anchor error was watched
-    best_anchor: float | None = None  # the lowest running average of the anchor error since it can be trusted
+    anchors: Mapping[str, Anchored] = field(default_factory=dict)
 
     def after(self, watched: Watched, settings: RecoverySettings) -> Averages:
         """With one healthy step more. A plain mean at first, which then forgets at the rate of its decay."""
         loss = _blend(self.loss, watched.loss, min(settings.average_decay, _plain(self.seen)))
-        if watched.anchor is None:
-            return replace(self, loss=loss, seen=self.seen + 1)
-        anchor = _blend(self.anchor, watched.anchor, min(settings.anchor_decay, _plain(self.anchored)))
-        best = self.best_anchor
-        if self.anchored + 1 >= settings.settle:
-            best = anchor if best is None else min(best, anchor)
-        return Averages(loss, anchor, self.seen + 1, self.anchored + 1, best)
+        new = {name: self.anchor(name).after(error, settings) for name, error in watched.anchors.items()}
+        return Averages(loss, self.seen + 1, {**self.anchors, **new})
+
+    def anchor(self, capability: str) -> Anchored:
+        """What is known of one capability's anchor error."""
+        return self.anchors.get(capability, Anchored())
 
 
 def _plain(seen: int) -> float:
@@ -114,8 +129,8 @@ class RecoveryState:
 
 def judge(state: RecoveryState, watched: Watched, settings: RecoverySettings) -> Trouble | None:
     """What is wrong with this step, before it is made."""
-    if not math.isfinite(watched.loss) or not math.isfinite(watched.anchor or 0.0):
-        return Trouble(Cause.LOSS_NOT_FINITE, f"loss {watched.loss}, anchor error {watched.anchor}")
+    if not all(map(math.isfinite, (watched.loss, *watched.anchors.values()))):
+        return Trouble(Cause.LOSS_NOT_FINITE, f"loss {watched.loss}, anchor error {_listed(watched.anchors)}")
     averages = state.averages
     if averages.seen < settings.settle:
         return None
@@ -123,13 +138,20 @@ def judge(state: RecoveryState, watched: Watched, settings: RecoverySettings) ->
     if watched.loss > limit:
         numbers = f"loss {watched.loss:.4g}, running average {averages.loss:.4g}, limit {limit:.4g}"
         return Trouble(Cause.SPIKE, numbers)
-    if watched.anchor is not None and averages.best_anchor is not None:
-        drifted = averages.after(watched, settings).anchor
-        limit = max((1 + settings.anchor_tolerance) * averages.best_anchor, settings.anchor_least)
+    for name, error in watched.anchors.items():
+        known = averages.anchor(name)
+        if known.best is None:
+            continue
+        drifted = known.after(error, settings).average
+        limit = max((1 + settings.anchor_tolerance) * known.best, settings.anchor_least)
         if drifted > limit:
-            numbers = f"running average {drifted:.4g}, baseline {averages.best_anchor:.4g}, limit {limit:.4g}"
-            return Trouble(Cause.DRIFT, numbers)
+            numbers = f"running average {drifted:.4g}, baseline {known.best:.4g}, limit {limit:.4g}"
+            return Trouble(Cause.DRIFT, f"{name}: {numbers}" if name else numbers)
     return None
+
+
+def _listed(anchors: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {error}".strip() for name, error in anchors.items()) or "None"
 
 
 def judge_gradient(norm: float) -> Trouble | None:
@@ -158,11 +180,11 @@ def go_back(state: RecoveryState, trouble: Rollback, best: RecoveryState, settin
             "recovery.most_rollbacks",
         )
     # Drift is measured against what one came back to: a luckier moment before it could never be reached again.
-    settled = best.averages.best_anchor is not None
-    averages = replace(best.averages, best_anchor=best.averages.anchor if settled else None)
+    known = best.averages.anchors.items()
+    anchors = {name: replace(one, best=None if one.best is None else one.average) for name, one in known}
     return replace(
         state,
-        averages=averages,
+        averages=replace(best.averages, anchors=anchors),
         anchor_scale=state.anchor_scale * settings.raise_anchor,
         rate_scale=state.rate_scale * settings.cut_rate,
         healthy=0,
@@ -204,4 +226,6 @@ def anchor_factor(state: RecoveryState, settings: RecoverySettings) -> float:
 def state_from(raw: Mapping[str, Any]) -> RecoveryState:
     """The state that `dataclasses.asdict` was given."""
     rollbacks = tuple(Rollback(**item) for item in raw["rollbacks"])
-    return RecoveryState(**{**raw, "averages": Averages(**raw["averages"]), "rollbacks": rollbacks})
+    averages = raw["averages"]
+    anchors = {name: Anchored(**one) for name, one in averages["anchors"].items()}
+    return RecoveryState(**{**raw, "averages": Averages(**{**averages, "anchors": anchors}), "rollbacks": rollbacks})

@@ -35,6 +35,15 @@ class Measured:
     parts: Mapping[str, Any] = field(default_factory=dict)  # by capability, where several were measured
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A first look; `excluded`: its interval has no room for the goal."""
+
+    measured: Measured
+    excluded: bool
+    answers: _Remembering
+
+
 class Validation:
     """Measures one capability of a student. `teacher` is the score in the teacher's profile, on the same split."""
 
@@ -57,14 +66,21 @@ class Validation:
 
     def measure(self, settings: RetentionSettings, full: bool = False) -> Measured:
         """A first look, then everything where it is worth it or where `full` is asked for."""
+        look = None if full else self.look(settings)
+        return look.measured if look and look.excluded else self.decide(settings, look)
+
+    def look(self, settings: RetentionSettings) -> Look:
+        """A few answers."""
         remembering = _Remembering(self._answerer)
-        spent = 0.0
-        if not full:
-            first = self._evaluate(remembering, settings.screen)
-            if self._excluded(first):
-                return self._measured(first, settings, full=False)
-            spent = first.seconds
-        found = self._evaluate(remembering, settings.full)
+        found = self._evaluate(remembering, settings.screen)
+        hopeful = found.ci95[1] if self._sign > 0 else found.ci95[0]
+        excluded = self._sign * (hopeful - self.goal) < 0
+        return Look(self._measured(found, settings, full=False), excluded, remembering)
+
+    def decide(self, settings: RetentionSettings, look: Look | None = None) -> Measured:
+        """All answers; those of the first look are among them."""
+        found = self._evaluate(look.answers if look else _Remembering(self._answerer), settings.full)
+        spent = look.measured.seconds if look else 0.0
         return self._measured(replace(found, seconds=found.seconds + spent), settings, full=True)
 
     def better(self, one: float, two: float) -> bool:
@@ -81,10 +97,6 @@ class Validation:
 
     def _evaluate(self, answerer: Answerer, n: int) -> Evaluation:
         return evaluate("student", answerer, self.metric, replace(self._request, n=n))[0]
-
-    def _excluded(self, found: Evaluation) -> bool:
-        hopeful = found.ci95[1] if self._sign > 0 else found.ci95[0]
-        return self._sign * (hopeful - self.goal) < 0
 
     def _measured(self, found: Evaluation, settings: RetentionSettings, full: bool) -> Measured:
         margin = settings.margin * abs(self.teacher)

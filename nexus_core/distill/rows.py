@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from nexus_core.errors import DataError
 from nexus_core.hf.prompts import prompt_text
 from nexus_core.hf.quiet import quiet
 from nexus_core.hf.spans import prompt_spans
-from nexus_core.profiling.cache import SignalCache, TeacherSignal, byte_offsets
+from nexus_core.profiling.cache import Entry, SignalCache, TeacherSignal, byte_offsets
 from nexus_core.profiling.model import CapabilityProfile
 from nexus_core.types import Sample
 
 FORMAT = 1
+WORTH_A_PROCESS = 200_000  # tokens of signals; a process takes seconds to start, and builds so many meanwhile
 STUDENT = "the student"
 _REBUILD = "delete it: it is built again from the signals"
 Arrays = dict[str, NDArray[Any]]
@@ -53,7 +55,9 @@ class RowBuilder:
     def __init__(
         self, aligner: Aligner, spaces: Sequence[AnchorSpace], room: Room, heads: HeadMap | None = None
     ) -> None:
-        self._aligner, self._spaces, self._room, self._heads = aligner, tuple(spaces), room, dict(heads or {})
+        self._aligner, self._room = aligner, room
+        self.spaces: tuple[AnchorSpace, ...] = tuple(spaces)
+        self.heads: HeadMap = dict(heads or {})
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -63,16 +67,16 @@ class RowBuilder:
             "teacher": self._aligner.teacher.sha256,
             "student": self._aligner.student.sha256,
             "align": asdict(self._aligner.settings),
-            "spaces": [space.as_json() for space in self._spaces],
+            "spaces": [space.as_json() for space in self.spaces],
             "room": asdict(self._room),
-            "heads": [asdict(head) for block in sorted(self._heads) for head in self._heads[block]],
+            "heads": [asdict(head) for block in sorted(self.heads) for head in self.heads[block]],
         }
 
     def rows(self, signals: Sequence[TeacherSignal]) -> list[TrainingRow]:
         """One row per signal; a signal without any answer token has none."""
         student = self._aligner.student
         prompts = prompt_ids(student, [signal.prompt for signal in signals], self._room)
-        attention = self._attention(signals, prompts) if self._heads else [{}] * len(signals)
+        attention = self._attention(signals, prompts) if self.heads else [{}] * len(signals)
         aligned = self._aligner.align(signals)
         return [
             self._row(signal, prompt, found, looks)
@@ -91,7 +95,7 @@ class RowBuilder:
             answer_ids=found.answer_ids[fits],
             kl=targets,
             entropy=targets.entropy(),
-            anchors={space.block: _anchor(signal, space, found.places[fits]) for space in self._spaces if space.k},
+            anchors={space.block: _anchor(signal, space, found.places[fits]) for space in self.spaces if space.k},
             attention={block: AnchorTarget(look.values[fits], look.has[fits]) for block, look in looks.items()},
         )
 
@@ -113,7 +117,7 @@ class RowBuilder:
                 found.append({})
                 continue
             asked = byte_offsets(signal.prompt, span[-len(prompt) :])
-            targets = attention_targets(signal, self._heads, asked, own)
+            targets = attention_targets(signal, self.heads, asked, own)
             found.append({block: target.packed() for block, target in targets.items()})
         return found
 
@@ -174,27 +178,65 @@ def check_tokenizer(profile: CapabilityProfile, vocabulary: Vocabulary) -> None:
 # --- stored rows ------------------------------------------------------------------------------------------------
 
 
-def stored_rows(path: Path, signals: SignalCache, of: CapabilityProfile, builder: RowBuilder) -> list[TrainingRow]:
-    """The rows of all signals of this teacher and capability, read from `path` if they were built from the same input.
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredRows:
+    """The rows of all signals `of` a teacher and capability, at `path` if they were built from the same input.
 
-    >>> rows = stored_rows(run / "distill/reasoning/rows.safetensors", cache, profile, builder)
+    >>> rows = StoredRows(run / "distill/reasoning/rows.safetensors", cache, profile, builder).read()
     """
-    entries = signals.entries(of.capability, of.teacher)
-    content = json.dumps([builder.identity, [(e.key.digest, e.sha256) for e in entries]], sort_keys=True)
-    key = hashlib.sha256(content.encode()).hexdigest()
-    if path.exists() and _key_of(path) == key:
-        return _unpacked(path)
-    rows: list[TrainingRow] = []
-    for entry in entries:
-        reader = signals.read(entry)
-        rows += builder.rows([reader.sample(i) for i in range(len(reader))])
-    if not rows:
-        raise DataError(
-            f"{signals.directory} has no answers of {of.teacher}/{of.capability}", "run `nexus profile` first"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, _packed(rows, key))
-    return rows
+
+    path: Path
+    signals: SignalCache
+    of: CapabilityProfile
+    builder: RowBuilder
+
+    @property
+    def tokens(self) -> int:
+        """Of the signals that rows are still to be built from."""
+        entries = self._entries()
+        return 0 if self._current(entries) else sum(entry.sizes["tokens"] for entry in entries)
+
+    def read(self) -> list[TrainingRow]:
+        """They are built first where they are not there."""
+        entries = self._entries()
+        return _unpacked(self.path) if self._current(entries) else self._build(entries)
+
+    def build(self) -> None:
+        """They are there afterwards."""
+        self._build(self._entries())
+
+    def _entries(self) -> list[Entry]:
+        return self.signals.entries(self.of.capability, self.of.teacher)
+
+    def _key(self, entries: Sequence[Entry]) -> str:
+        content = json.dumps([self.builder.identity, [(e.key.digest, e.sha256) for e in entries]], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _current(self, entries: Sequence[Entry]) -> bool:
+        return self.path.exists() and _key_of(self.path) == self._key(entries)
+
+    def _build(self, entries: Sequence[Entry]) -> list[TrainingRow]:
+        rows: list[TrainingRow] = []
+        for entry in entries:
+            reader = self.signals.read(entry)
+            rows += self.builder.rows([reader.sample(i) for i in range(len(reader))])
+        if not rows:
+            raise DataError(
+                f"{self.signals.directory} has no answers of {self.of.teacher}/{self.of.capability}",
+                "run `nexus profile` first",
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path, _packed(rows, self._key(entries)))
+        return rows
+
+
+def build_side_by_side(stored: Sequence[StoredRows], processes: int) -> None:
+    """What is still to be built, in as many processes; little is left to whoever reads it first."""
+    waiting = sorted((one for one in stored if one.tokens), key=lambda one: -one.tokens)
+    if min(processes, len(waiting)) < 2 or sum(one.tokens for one in waiting) < WORTH_A_PROCESS:
+        return
+    with get_context("spawn").Pool(min(processes, len(waiting))) as pool:  # ends its processes, whatever happens
+        pool.map(StoredRows.build, waiting, chunksize=1)
 
 
 def _key_of(path: Path) -> str:

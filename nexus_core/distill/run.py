@@ -98,12 +98,12 @@ class Distiller:
 
         of = self.materials.items()
         turns = answer_turns({name: m.mean_lengths for name, m in of}, settings.data.turns_most)
-        shares = {name: turns[name] / sum(turns.values()) for name in turns}
+        share = 1 / len(turns)  # turns change as needs do
         outcome = self._train(
             JOINT,
             settings,
             together=tuple(self.materials),
-            batches=JointBatches({name: self._batches(m, settings, shares[name]) for name, m in of}, turns),
+            batches=JointBatches({name: self._batches(m, settings, share) for name, m in of}, turns),
             objective=JointObjective(
                 {name: DistillObjective(settings, m.spaces, m.heads) for name, m in of}, settings.accumulate
             ),
@@ -280,11 +280,10 @@ def renewed_student(order: Order, capability: str, arch: StudentArch) -> Student
 
 
 def placed(model: Any, device: str) -> Any:
-    """On the device, with the attention that is the fastest to train there for rows of a hundred tokens."""
-    if device == "cpu":
-        # Under bf16 autocast eager attention takes three quarters of the fused kernel's time for them, and a fifth more for
-        # rows of 512 (docs/log.md has the table).
-        model.set_attn_implementation("eager")
+    """On the device, with the attention of teaching."""
+    from nexus_core.distill.looks import TAUGHT
+
+    model.set_attn_implementation(TAUGHT)
     return model.to(device)
 
 
@@ -303,8 +302,11 @@ def check_device(device: str) -> None:
 
 
 def gather(gatherer: Gatherer, student: Student, capabilities: Sequence[str]) -> dict[str, Material]:
-    """The material of these capabilities."""
+    """The material of these capabilities; rows that are still to be built are built on all cores."""
+    from nexus_core.distill.rows import build_side_by_side
+
     words: Vocabulary = read_vocabulary(student.tokenizer)
+    build_side_by_side([gatherer.stored(student.arch, name, words) for name in capabilities], os.cpu_count() or 1)
     return {name: gatherer.gather(student.arch, name, words) for name in capabilities}
 
 

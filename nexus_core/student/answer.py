@@ -51,9 +51,14 @@ class StudentAnswerer(TextModel):
         if self._model.chosen == self.capability and not training:
             yield  # choosing anew would only drop the weights that were computed for it
             return
+        attention = self._model.config._attn_implementation
         with self._model.using(self.capability, self._allow_isolated):
             self._model.eval()
+            self._model.set_attn_implementation(
+                "sdpa"
+            )  # training on a CPU has another: prompts of a thousand tokens pay for it
             try:
                 yield
             finally:
+                self._model.set_attn_implementation(attention)
                 self._model.train(training)

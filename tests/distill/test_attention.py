@@ -12,15 +12,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from nexus_core.distill.attention import (
     AttentionAnchoringLoss,
     AttentionSettings,
-    recording_attention,
     two_event_kl,
 )
 from nexus_core.distill.attention_targets import AttentionTarget, MappedHead, attention_targets, map_heads
 from nexus_core.distill.batches import collate
+from nexus_core.distill.looks import TAUGHT, looking
 from nexus_core.distill.targets import SparseTargets, TrainingRow
 from nexus_core.errors import UsageError
 from nexus_core.hf import HFTeacher
-from nexus_core.hf.attention import eager_attention
+from nexus_core.hf.attention import attention_by
 from nexus_core.profiling.attention import attention_summaries
 from nexus_core.profiling.cache import TeacherSignal, byte_offsets
 from nexus_core.profiling.scoring import Baseline, Scorer
@@ -103,9 +103,14 @@ def own_heads(*heads: int) -> dict[int, tuple[MappedHead, ...]]:
 
 def measured(model, batch, mapping, step: int = 0, boost: float = 1.0):
     loss = AttentionAnchoringLoss(mapping, CONSTANT)
-    with eager_attention(model), recording_attention(model, loss.blocks) as weights:
-        model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return loss(weights, batch, step, boost)
+    return loss(answered(model, batch, loss), batch, step, boost)
+
+
+def answered(model, batch, loss):
+    looks = loss.asks(batch)
+    with attention_by(model, TAUGHT), looking(model, looks):
+        model.model(input_ids=batch.input_ids, use_cache=False)
+    return looks
 
 
 def test_a_student_that_looks_like_its_teacher_has_zero(teacher, rows):
@@ -183,9 +188,8 @@ def test_beta_falls_and_recovery_raises_it(rows):
     assert [settings.at(step) for step in (0, 5, 10, 99)] == pytest.approx([0.4, 0.25, 0.1, 0.1])
     student, batch = llama(seed=7), collate(rows)
     loss = AttentionAnchoringLoss(own_heads(0, 1), settings)
-    with eager_attention(student), recording_attention(student, loss.blocks) as weights:
-        student.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    first, last = loss(weights, batch, 0), loss(weights, batch, 10, boost=1.2)
+    looks = answered(student, batch, loss)
+    first, last = loss(looks, batch, 0), loss(looks, batch, 10, boost=1.2)
     torch.testing.assert_close(first.total / 0.4, last.total / 0.12)
     torch.testing.assert_close(first.blocks[1], (first.total / 0.4).detach())
     for wrong in ((0.1, 0.4, 10), (0.1, -0.1, 10), (0.1, 0.1, -1)):
@@ -203,15 +207,16 @@ def test_a_batch_without_targets_costs_nothing(rows):
 
 def test_what_does_not_fit_is_said(rows):
     student, batch = llama(seed=7), collate(rows)
-    with recording_attention(student, (1,)), pytest.raises(UsageError, match="block 1 forms no weights"):
-        student.model(input_ids=batch.input_ids)
-    assert not student.model.layers[1].self_attn._forward_hooks
     loss = AttentionAnchoringLoss(own_heads(0, 1), CONSTANT)
-    with pytest.raises(UsageError, match="no attention weights of student block 1"):
-        loss({}, batch, 0)
-    for mapping in (own_heads(0), own_heads(0, 4)):
-        with pytest.raises(UsageError, match="for the heads"):
-            AttentionAnchoringLoss(mapping, CONSTANT)({1: torch.rand(3, 4, 20, 20)}, batch, 0)
+    looks = loss.asks(batch)
+    with looking(student, looks):  # by its own attention, which says nothing
+        student.model(input_ids=batch.input_ids)
+    assert not hasattr(student.model.layers[1].self_attn, "look")
+    with pytest.raises(UsageError, match="block 1 did not say where it looks"):
+        loss(looks, batch, 0)
+    other = AttentionAnchoringLoss(own_heads(0), CONSTANT)
+    with pytest.raises(UsageError, match="for the heads"):
+        other(answered(student, batch, other), batch, 0)
 
 
 def test_positions_are_exact_in_long_rows():

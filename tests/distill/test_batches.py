@@ -154,5 +154,8 @@ def test_a_curriculum_starts_with_the_shortest_rows_and_ends_with_all():
     assert max(longest[:4]) <= len(rows[19])
     assert max(longest[:30]) < len(rows[-1])
     assert max(longest[60:]) == len(rows[-1])
+    growing = [batches.at(position).growing for position in range(120)]
+    last = growing.index(False)
+    assert last >= 60 and growing == [True] * last + [False] * (120 - last)  # to the end of the epoch that it ends in
     again = Batches(rows, seed=1, batch_size=5, order=RowOrder(curriculum=60))
     assert [again.indices(p) for p in (100, 3, 59)] == [batches.indices(p) for p in (100, 3, 59)]

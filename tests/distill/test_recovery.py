@@ -44,14 +44,20 @@ SETTINGS = replace(
 )
 
 
+NAME = "sums"
+
+
 def settled(loss=1.0, anchor=0.5, steps=20):
     state = RecoveryState()
     for _ in range(steps):
-        state = accept(state, Watched(loss, anchor), SETTINGS)
+        state = accept(state, Watched(loss, {NAME: anchor}), SETTINGS)
     return state
 
 
-@pytest.mark.parametrize("bad", [Watched(math.nan), Watched(math.inf), Watched(1.0, math.nan), Watched(1.0, -math.inf)])
+@pytest.mark.parametrize(
+    "bad",
+    [Watched(math.nan), Watched(math.inf), Watched(1.0, {NAME: math.nan}), Watched(1.0, {NAME: 0.1, "b": -math.inf})],
+)
 def test_what_is_not_finite_is_trouble_from_the_first_step(bad):
     assert judge(RecoveryState(), bad, SETTINGS).cause is Cause.LOSS_NOT_FINITE
     assert judge(settled(), bad, SETTINGS).cause is Cause.LOSS_NOT_FINITE
@@ -75,40 +81,40 @@ def test_a_gradient_that_is_not_finite_is_trouble():
     ],
 )
 def test_a_spike_is_a_multiple_of_the_average_and_a_real_rise(average, loss, spike):
-    trouble = judge(settled(average), Watched(loss, 0.5), SETTINGS)
+    trouble = judge(settled(average), Watched(loss, {NAME: 0.5}), SETTINGS)
     assert (trouble is not None) == spike
     assert trouble is None or trouble.cause is Cause.SPIKE
 
 
 def test_before_the_averages_have_settled_nothing_is_a_spike():
-    assert judge(settled(steps=4), Watched(1000.0, 0.5), SETTINGS) is None
-    assert judge(settled(steps=5), Watched(1000.0, 0.5), SETTINGS) is not None
+    assert judge(settled(steps=4), Watched(1000.0, {NAME: 0.5}), SETTINGS) is None
+    assert judge(settled(steps=5), Watched(1000.0, {NAME: 0.5}), SETTINGS) is not None
 
 
 def test_a_sick_step_enters_no_average():
     state = settled()
     for _ in range(5):
-        assert judge(state, Watched(100.0, 0.5), SETTINGS) is not None
+        assert judge(state, Watched(100.0, {NAME: 0.5}), SETTINGS) is not None
         state = go_back(state, Rollback(1, 1, "x", ""), settled(), replace(SETTINGS, most_rollbacks=9))
     assert state.averages.loss == pytest.approx(1.0)
 
 
 def test_anchor_error_ten_percent_over_its_baseline_is_drift():
     state = settled(anchor=0.5)
-    assert judge(state, Watched(1.0, 0.99), SETTINGS) is None  # one step: the average moves to 0.549
-    state = accept(state, Watched(1.0, 0.99), SETTINGS)
-    assert judge(state, Watched(1.0, 0.99), SETTINGS).cause is Cause.DRIFT
-    assert judge(state, Watched(1.0, 0.5), SETTINGS) is None
+    assert judge(state, Watched(1.0, {NAME: 0.99}), SETTINGS) is None  # one step: the average moves to 0.549
+    state = accept(state, Watched(1.0, {NAME: 0.99}), SETTINGS)
+    assert judge(state, Watched(1.0, {NAME: 0.99}), SETTINGS).cause is Cause.DRIFT
+    assert judge(state, Watched(1.0, {NAME: 0.5}), SETTINGS) is None
 
 
 def test_drift_below_what_matters_is_none_and_neither_is_a_run_without_anchors():
     state = settled(anchor=0.001)
-    assert judge(state, Watched(1.0, 0.05), SETTINGS) is None
+    assert judge(state, Watched(1.0, {NAME: 0.05}), SETTINGS) is None
     plain = RecoveryState()
     for _ in range(20):
         plain = accept(plain, Watched(1.0), SETTINGS)
     assert judge(plain, Watched(1.0), SETTINGS) is None
-    assert plain.averages.best_anchor is None
+    assert not plain.averages.anchors
 
 
 def test_going_back_raises_the_anchor_halves_the_rate_and_remembers():
@@ -116,7 +122,7 @@ def test_going_back_raises_the_anchor_halves_the_rate_and_remembers():
     state = go_back(state, Rollback(30, 31, "loss spike", "7"), best, SETTINGS)
     assert (state.anchor_scale, state.rate_scale) == (1.2, 0.5)
     assert state.averages.loss == pytest.approx(2.0)
-    assert state.averages.best_anchor == pytest.approx(0.7)  # of the weights that are in force again
+    assert state.averages.anchor(NAME).best == pytest.approx(0.7)  # of the weights that are in force again
     state = go_back(state, Rollback(40, 42, "loss spike", "8"), best, SETTINGS)
     assert (state.anchor_scale, state.rate_scale) == (pytest.approx(1.44), 0.25)
     assert [r.position for r in state.rollbacks] == [31, 42]
@@ -128,7 +134,7 @@ def test_a_rate_comes_back_after_health_and_the_anchor_stays_raised():
         state = go_back(state, Rollback(1, position, "x", ""), settled(), SETTINGS)
     rates = []
     for _ in range(30):
-        state = accept(state, Watched(1.0, 0.5), SETTINGS)
+        state = accept(state, Watched(1.0, {NAME: 0.5}), SETTINGS)
         rates.append(state.rate_scale)
     assert (rates[8], rates[9], rates[18], rates[19], rates[29]) == (0.25, 0.5, 0.5, 1.0, 1.0)
     assert state.anchor_scale == pytest.approx(1.44)
@@ -161,7 +167,7 @@ def test_a_failed_check_repairs_and_is_made_again():
     assert anchor_factor(state, SETTINGS) == 4.0
     for _ in range(4):
         assert not check_due(state, 51, SETTINGS)
-        state = accept(state, Watched(1.0, 0.5), SETTINGS)
+        state = accept(state, Watched(1.0, {NAME: 0.5}), SETTINGS)
     assert check_due(state, 55, SETTINGS)
     healed, trouble = check(state, 0.4, SETTINGS)
     assert (healed.checked, healed.repair_left, trouble) == (0.4, None, None)
@@ -189,7 +195,24 @@ def test_an_anchor_that_is_watched_late_starts_its_own_average():
         assert judge(state, Watched(1.0), SETTINGS) is None
         state = accept(state, Watched(1.0), SETTINGS)
     for _ in range(50):
-        assert judge(state, Watched(1.0, 0.3), SETTINGS) is None
-        state = accept(state, Watched(1.0, 0.3), SETTINGS)
-    assert state.averages.best_anchor == pytest.approx(0.3)
-    assert (state.averages.seen, state.averages.anchored) == (100, 50)
+        assert judge(state, Watched(1.0, {NAME: 0.3}), SETTINGS) is None
+        state = accept(state, Watched(1.0, {NAME: 0.3}), SETTINGS)
+    assert state.averages.anchor(NAME).best == pytest.approx(0.3)
+    assert (state.averages.seen, state.averages.anchor(NAME).seen) == (100, 50)
+
+
+def test_whose_turn_it_is_is_no_drift():
+    """One capability is anchored twice as far off as another; the mean of a step follows who has more turns."""
+    state = RecoveryState()
+    for near, far in ((3, 1), (1, 3)):  # turns
+        for _ in range(30):
+            for watched in [Watched(1.0, {"near": 0.2})] * near + [Watched(1.0, {"far": 0.4})] * far:
+                assert judge(state, watched, SETTINGS) is None
+                state = accept(state, watched, SETTINGS)
+    trouble = None
+    while trouble is None:
+        worse = Watched(1.0, {"near": 0.3})  # less than the other's level, and far over its own
+        trouble = judge(state, worse, SETTINGS)
+        state = accept(state, worse, SETTINGS)
+    assert trouble.cause is Cause.DRIFT
+    assert trouble.detail.startswith("near: ")

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
+from nexus_core.distill import rows as module
 from nexus_core.distill.align import Aligner, AlignSettings
 from nexus_core.distill.anchoring import ActivationAnchoringLoss, AnchorSettings
 from nexus_core.distill.attention_targets import map_heads
@@ -22,10 +23,11 @@ from nexus_core.distill.losses import OutputLoss
 from nexus_core.distill.rows import (
     Room,
     RowBuilder,
+    StoredRows,
+    build_side_by_side,
     check_tokenizer,
     gold_rows,
     prompt_ids,
-    stored_rows,
 )
 from nexus_core.distill.spaces import anchor_spaces
 from nexus_core.distill.vocabulary import load_vocabulary, read_vocabulary
@@ -267,10 +269,10 @@ def same(one, other):
 def test_rows_are_built_once_and_again_when_anything_changes(cache, profile, own, backbone, tmp_path):
     path = tmp_path / "distill/plates/rows.safetensors"
     heads = map_heads(SITES, {"model.layers.1": (0, 2)}, 4)
-    first = stored_rows(path, cache, profile, builder(own, backbone, profile, heads))
+    first = StoredRows(path, cache, profile, builder(own, backbone, profile, heads)).read()
     assert len(first) == 16 and any(row.attention for row in first)
     content, time = path.read_bytes(), path.stat().st_mtime_ns
-    same(first, stored_rows(path, cache, profile, builder(own, backbone, profile, heads)))
+    same(first, StoredRows(path, cache, profile, builder(own, backbone, profile, heads)).read())
     assert path.stat().st_mtime_ns == time
     others = [
         builder(own, own, profile, heads),
@@ -281,35 +283,57 @@ def test_rows_are_built_once_and_again_when_anything_changes(cache, profile, own
     ]
     seen = {content}
     for other in others:
-        rows = stored_rows(path, cache, profile, other)
+        rows = StoredRows(path, cache, profile, other).read()
         assert path.read_bytes() not in seen
         seen.add(path.read_bytes())
-        same(rows, stored_rows(path, cache, profile, other))
-    stored_rows(path, cache, profile, builder(own, backbone, profile, heads))
+        same(rows, StoredRows(path, cache, profile, other).read())
+    StoredRows(path, cache, profile, builder(own, backbone, profile, heads)).read()
     assert path.read_bytes() == content  # the same input, the same bytes
+
+
+def test_rows_that_other_processes_build_are_the_same(cache, profile, own, backbone, tmp_path, monkeypatch):
+    builders = [
+        builder(own, own, profile),
+        builder(own, backbone, profile),
+        builder(own, own, profile, sites=SITES[:1]),
+    ]
+    here = [StoredRows(tmp_path / "here" / str(i), cache, profile, build) for i, build in enumerate(builders)]
+    there = [StoredRows(tmp_path / "there" / str(i), cache, profile, build) for i, build in enumerate(builders)]
+    build_side_by_side(there, 2)
+    assert not (tmp_path / "there").exists()  # so few are not worth a process
+    monkeypatch.setattr(module, "WORTH_A_PROCESS", 1)
+    here[0].build()
+    there[0].build()
+    before = there[0].path.stat().st_mtime_ns
+    build_side_by_side(there, 2)
+    assert [one.tokens for one in there] == [0, 0, 0]
+    assert there[0].path.stat().st_mtime_ns == before
+    for one, other in zip(here, there, strict=True):
+        one.build()
+        assert one.path.read_bytes() == other.path.read_bytes()
 
 
 def test_more_signals_mean_more_rows(teacher, cache, profile, own, tmp_path):
     more = SignalCache(tmp_path / "signals")
     shutil.copytree(cache.directory, more.directory)
     path, build = tmp_path / "rows.safetensors", builder(own, own, profile)
-    assert len(stored_rows(path, more, profile, build)) == 16
+    assert len(StoredRows(path, more, profile, build).read()) == 16
     Collector(teacher, Plates(), profile, more).collect(3, 7)
-    assert len(stored_rows(path, more, profile, build)) == 19
+    assert len(StoredRows(path, more, profile, build).read()) == 19
     with pytest.raises(DataError, match="no answers of zoo-reasoning/knitting"):
-        stored_rows(path, more, replace(profile, capability="knitting"), build)
+        StoredRows(path, more, replace(profile, capability="knitting"), build).read()
 
 
 def test_damaged_rows_are_refused_by_name(cache, profile, own, tmp_path):
     path, build = tmp_path / "rows.safetensors", builder(own, own, profile)
-    stored_rows(path, cache, profile, build)
+    StoredRows(path, cache, profile, build).read()
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="is no readable safetensors file"):
-        stored_rows(path, cache, profile, build)
+        StoredRows(path, cache, profile, build).read()
     path.write_bytes(b"")
     with pytest.raises(DataError, match="is no readable safetensors file"):
-        stored_rows(path, cache, profile, build)
+        StoredRows(path, cache, profile, build).read()
     arrays = load(content)
     arrays["sizes"] = arrays["sizes"] + 1
     path.write_bytes(content)
@@ -317,7 +341,7 @@ def test_damaged_rows_are_refused_by_name(cache, profile, own, tmp_path):
         key = file.metadata()["key"]
     path.write_bytes(save(arrays, {"key": key}))
     with pytest.raises(DataError, match="does not hold training rows"):
-        stored_rows(path, cache, profile, build)
+        StoredRows(path, cache, profile, build).read()
 
 
 def test_signals_of_another_profile_and_another_tokenizer_are_refused(profile, signals, own, backbone):

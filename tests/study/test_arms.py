@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from nexus_core.distill.recovery import Averages, RecoveryState, Watched, check_due, judge
+from nexus_core.distill.recovery import Anchored, Averages, RecoveryState, Watched, check_due, judge
 from nexus_core.distill.settings import PhaseSettings, read_teaching
 from nexus_core.errors import DataError, UsageError
 from nexus_core.study.arms import ARMS, read_arms, scaled
@@ -37,9 +37,12 @@ def test_each_control_turns_off_what_its_title_says(preset):
 
 def test_recovery_off_never_fires_on_a_number():
     settings = read_arms().arms["logits_only"].teaching(read_teaching("tiny"), None).recovery
-    state = RecoveryState(Averages(loss=0.1, anchor=0.1, seen=1000, best_anchor=0.01))
-    assert judge(state, Watched(1e12, 1e12), settings) is None
-    assert judge(RecoveryState(Averages(0.0, 0.0, 1000, 0.0)), Watched(1e12, 1e12), settings) is None
+    state = RecoveryState(Averages(0.1, 1000, {"": Anchored(0.1, 1000, 0.01)}))
+    assert judge(state, Watched(1e12, {"": 1e12}), settings) is None
+    assert (
+        judge(RecoveryState(Averages(0.0, 1000, {"": Anchored(0.0, 1000, 0.0)})), Watched(1e12, {"": 1e12}), settings)
+        is None
+    )
     assert judge(state, Watched(float("nan")), settings) is not None
     assert not any(check_due(state, step, settings) for step in range(2000))
     assert settings.most_rollbacks == 0

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from nexus_core.cli.context import open_plugins, open_registry
-from nexus_core.distill import material as module
 from nexus_core.distill import run
 from nexus_core.distill.material import Gatherer
+from nexus_core.distill.rows import StoredRows
 from nexus_core.distill.run import JOINT, Distiller, Order, gather, new_student, workers
 from nexus_core.distill.settings import teach_from
 from nexus_core.distill.vocabulary import read_vocabulary
@@ -85,8 +85,8 @@ def test_a_phase_without_steps_is_passed_over(gathered, planned):
 def test_of_a_prompt_that_the_signals_hold_twice_one_row_stays(gathered, monkeypatch):
     """Else a row could be trained on and held out at once."""
     arch, student, gatherer, material, _ = gathered
-    real = module.stored_rows
-    monkeypatch.setattr(module, "stored_rows", lambda *args: [row for row in real(*args) for _ in range(2)])
+    real = StoredRows.read
+    monkeypatch.setattr(StoredRows, "read", lambda stored: [row for row in real(stored) for _ in range(2)])
     again = gatherer.gather(arch, "tools", read_vocabulary(student.tokenizer))
     assert [row.digest for row in again.rows] == [row.digest for row in material.rows]
     assert [row.digest for row in again.held] == [row.digest for row in material.held]

@@ -168,18 +168,19 @@ def test_a_twin_of_a_student_that_has_chosen_answers_with_its_own_modules(studen
         assert torch.equal(other(ids).logits, after)
 
 
-def test_attention_weights_are_recorded_by_each_twin_for_itself(student, batches):
-    """The forward hooks and the change to eager attention belong to one student: threads do not see each other's."""
-    from nexus_core.distill.attention import recording_attention
-    from nexus_core.hf.attention import eager_attention
+def test_each_twin_says_where_it_looks_itself(student, batches):
+    """What is asked, and the change to another attention, belong to one student: threads do not see each other's."""
+    from nexus_core.distill.looks import TAUGHT, Look, looking
+    from nexus_core.hf.attention import attention_by
 
     student.set_attn_implementation("sdpa")
 
     def work(student, i):
-        with student.using(CAPABILITIES[i % 2]), eager_attention(student), recording_attention(student, [0]) as seen:
+        look = Look([0, 1], *batches[i].answer.nonzero(as_tuple=True))
+        with student.using(CAPABILITIES[i % 2]), attention_by(student, TAUGHT), looking(student, {0: look}):
             hidden = student.model(input_ids=batches[i].input_ids).last_hidden_state
             time.sleep(0.01 * (i % 3))
-            loss = (seen[0] ** 2).sum() + hidden.mean()
+            loss = (look.weights**2).sum() + hidden.mean()
         assert student.config._attn_implementation == "sdpa"
         return Terms(loss, loss.detach())
 

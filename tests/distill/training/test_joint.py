@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from nexus_core.distill.batches import Batches, collate
 from nexus_core.distill.joint import JointBatches, JointObjective, JointValidation, answer_turns, turns_by_need
-from nexus_core.distill.loop import read_numbers
+from nexus_core.distill.loop import anchor_errors, read_numbers
 from nexus_core.distill.objective import DistillObjective, Moment
 from nexus_core.distill.optim import select_trained
 from nexus_core.distill.retention import Validation
@@ -58,8 +59,20 @@ def test_turns_may_change_at_any_position_and_no_batch_is_missed_or_met_twice(ti
 
 
 def test_who_lacks_more_has_more_turns():
-    reached = {"met": 1.2, "goal": 1.0, "near": 0.95, "half": 0.9, "far": 0.8, "nothing": -3.0}
-    assert turns_by_need(reached, 5) == {"met": 1, "goal": 1, "near": 2, "half": 3, "far": 5, "nothing": 5}
+    reached = {"met": 1.2, "goal": 1.0, "near": 0.9, "half": 0.8, "far": 0.6}
+    assert turns_by_need(reached, 5) == {"met": 1, "goal": 1, "near": 2, "half": 3, "far": 5}
+    assert turns_by_need({**reached, "worse": -1.0}, 5) == {
+        "met": 1,
+        "goal": 1,
+        "near": 1,
+        "half": 1,
+        "far": 2,
+        "worse": 5,
+    }
+    assert turns_by_need({"met": 1.2, "near": 0.95}, 5) == {
+        "met": 1,
+        "near": 3,
+    }  # a small lack is little more than chance
     assert set(turns_by_need(reached, 1).values()) == {1}
 
 
@@ -92,10 +105,20 @@ def test_each_capability_counts_the_same_whatever_its_answers_length(tiny, uneve
         torch.testing.assert_close(term.watched, single.watched / 4)
     mean = {name: (alone[i].parts["nll"] + alone[i + 2].parts["nll"]) / 2 for i, name in enumerate(tiny.TABLES)}
     for i, name in enumerate(tiny.TABLES):
-        own = read_numbers([found[i], found[i + 2]], torch.zeros(()))[f"nll/{name}"]
+        own = read_numbers([found[i], found[i + 2]], torch.zeros(()), [uneven[i], uneven[i + 2]])[f"nll/{name}"]
         assert own == pytest.approx(float(mean[name]), rel=1e-5)
     total = torch.stack([term.parts["nll"] for term in found]).sum()
     torch.testing.assert_close(total, torch.stack(list(mean.values())).mean())
+
+
+def test_drift_is_asked_by_capability_and_not_while_rows_grow_longer():
+    seen = {"anchor_distance": 0.3, "anchor_distance/a": 0.2, "anchor_distance/b": 0.4}
+    batches = [
+        SimpleNamespace(capability=name, growing=grows) for name, grows in (("a", False), ("b", True), ("c", False))
+    ]
+    assert anchor_errors(seen, batches) == {"a": 0.2}
+    assert anchor_errors(seen, [SimpleNamespace(capability="", growing=False)]) == {"": 0.3}
+    assert anchor_errors({}, batches) == {}
 
 
 def test_each_batch_is_answered_by_its_own_adapter(tiny, uneven):
@@ -227,13 +250,17 @@ def test_the_one_that_lacks_most_is_the_score(tiny, retention, higher, lower, wo
     assert joint.gain(0.5) == 0.5
 
 
-def test_all_of_them_must_be_measured_on_everything(tiny, retention):
-    """A first look excludes the hopeless one; the other is asked everything."""
+def test_nobody_is_asked_everything_while_one_of_them_is_hopeless(tiny, retention):
     joint = JointValidation({"good": validation(tiny, 99), "bad": validation(tiny, 3)})
     found = joint.measure(retention)
-    assert (found.full, found.met, found.n) == (False, False, 150)
-    assert found.parts["good"]["met"]
-    assert not found.parts["bad"]["met"]
+    assert (found.full, found.met, found.n) == (False, False, 100)
+    assert not any(part["met"] for part in found.parts.values())
+    assert found.parts["good"]["score"] > 0.9
+
+
+def test_all_of_them_must_be_measured_on_everything(tiny, retention):
+    found = JointValidation({"good": validation(tiny, 99), "other": validation(tiny, 98)}).measure(retention)
+    assert (found.full, found.met, found.n) == (True, True, 200)
 
 
 @pytest.mark.parametrize("minimum", [0.0, -2.0])

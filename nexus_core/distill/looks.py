@@ -85,7 +85,7 @@ def attend(
 def _looks(look: Look, query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
     """(N, heads, T): row by row, since each has keys of its own."""
     heads, found = list(look.heads), []
-    for row in look.rows.unique_consecutive().tolist():
+    for row in sorted(set(look.rows.tolist())):
         places = look.places[look.rows == row]
         scores = query[row, heads][:, places] @ key[row, heads].transpose(1, 2) * scaling  # (heads, n, T)
         future = torch.arange(key.shape[2], device=key.device) > places[:, None]

@@ -31,6 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import psutil
+
 from nexus_core.errors import DataError, NexusError
 from nexus_core.pipeline.pausing import Brake, deaf
 
@@ -281,8 +283,6 @@ def _event(line: bytes, path: Path, number: int) -> Event:
 
 def memory_mb() -> int:
     """Memory that this process and its children hold."""
-    import psutil
-
     me, total = psutil.Process(), 0
     for process in [me, *me.children(recursive=True)]:
         with suppress(psutil.Error):

@@ -24,14 +24,14 @@ from nexus_core.pipeline.pausing import deaf
 
 MIB = 1 << 20
 HEAT = "heat"  # who holds the run, see pausing.Brake
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Chips of processors and GPUs. Others have limits of their own: 80 C endangers a drive, and a voltage regulator never.
 CHIPS = frozenset({"coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal", "soc_thermal", "amdgpu", "nouveau"})
 
 
 def _memory_margin() -> float:
     """1 GiB, which no loader fills between two looks; a tenth of the memory where that is less."""
-    return min(1024.0, psutil.virtual_memory().total / MIB / 10)
+    return min(1024.0, min(psutil.virtual_memory().total / MIB, *map(_limit_of, _groups(CGROUPS, MEMBERSHIP))) / 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,29 +123,35 @@ class _Guard:
 
 
 def free_memory_mb() -> float:
-    """Memory that can still be had: of the machine, or of the container where that has less."""
-    return min(psutil.virtual_memory().available / MIB, _container_memory_mb(CGROUPS, Path("/proc/self/cgroup")))
+    """Memory that can still be had: of the machine, or of a container where that has less."""
+    return min(psutil.virtual_memory().available / MIB, *map(_left_in, _groups(CGROUPS, MEMBERSHIP)))
 
 
-def _container_memory_mb(root: Path, membership: Path) -> float:
-    """What the control groups (version 2) that this process is in leave; infinite where none limits it."""
+def _groups(root: Path, membership: Path) -> list[Path]:
+    """The control groups (version 2) that this process is in, up to and with the root; each may limit its memory."""
     try:
-        own = next(line[3:] for line in membership.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return float("inf")
+        own = next((line[3:] for line in membership.read_text().splitlines() if line.startswith("0::")), "")
+    except OSError:  # not Linux
+        own = ""
     group = root / own.strip("/")
-    return min(_left_in(folder) for folder in [group, *group.parents] if folder.is_relative_to(root))
+    return [folder for folder in [group, *group.parents] if folder.is_relative_to(root)]
+
+
+def _limit_of(group: Path) -> float:
+    """In MiB; infinite where it has none. The root has no such file, nor has a machine without this controller."""
+    try:
+        limit = (group / "memory.max").read_text().strip()
+    except OSError:
+        return float("inf")
+    return float("inf") if limit == "max" else int(limit) / MIB
 
 
 def _left_in(group: Path) -> float:
-    try:
-        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except OSError:
-        return float("inf")  # the root has no such files; nor has a machine without this controller
-    if limit == "max":
-        return float("inf")
-    return (int(limit) - used + int(pages.get("inactive_file", 0))) / MIB  # a cache that is given back on demand
+    if (limit := _limit_of(group)) == float("inf"):
+        return limit
+    pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    used = int((group / "memory.current").read_text()) - int(pages["inactive_file"])  # a cache is given back on demand
+    return limit - used / MIB
 
 
 def least_room(places: tuple[Path, ...]) -> tuple[Path, float]:

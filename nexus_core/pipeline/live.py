@@ -60,11 +60,31 @@ def _display(mode: Mode) -> Sink:
 def _redirect(mode: Mode, events: Events, stack: ExitStack) -> None:
     """What somebody prints meanwhile breaks neither the JSON nor the display."""
     if mode == "json":
-        stack.enter_context(redirect_stdout(sys.stderr))
+        stack.enter_context(_stdout_to_stderr())
     elif mode == "auto":
         if sys.stdout.isatty():
             stack.enter_context(redirect_stdout(stack.enter_context(Above(sys.stdout, events.printed))))
         stack.enter_context(redirect_stderr(stack.enter_context(Above(sys.stderr, events.printed))))
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """The descriptor itself, so that what a child or a library in C prints goes there, too."""
+    try:
+        out, err = sys.stdout.fileno(), sys.stderr.fileno()
+    except io.UnsupportedOperation:  # a test's
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    sys.stdout.flush()
+    before = os.dup(out)
+    os.dup2(err, out)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(before, out)
+        os.close(before)
 
 
 def _own(stream: TextIO) -> TextIO:

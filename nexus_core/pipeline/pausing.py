@@ -7,6 +7,7 @@ signal; the handler (see signals.py) runs between two of its bytecodes, looks, a
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -110,14 +111,21 @@ def deaf() -> None:
 
 @contextmanager
 def frozen_children() -> Iterator[None]:
-    """The processes that this one started stand still: a pause that only half of the run takes cools nothing."""
+    """The processes that this one started stand still: a pause that only half of the run takes cools nothing.
+
+    A shell waits for the end of a pipe and then lets them go on. The pipe ends with the block, and with this process,
+    however that ends: a child of a run that is killed while it is paused would else stand there for ever.
+    """
     children = psutil.Process().children(recursive=True)
-    for child in children:
-        with suppress(psutil.NoSuchProcess):
-            child.suspend()
-    try:
+    if not children:
         yield
-    finally:
+        return
+    release = f"read line; kill -CONT {' '.join(str(child.pid) for child in children)} 2>/dev/null"
+    shell = subprocess.Popen(["/bin/sh", "-c", release], stdin=subprocess.PIPE, start_new_session=True)
+    try:
         for child in children:
             with suppress(psutil.NoSuchProcess):
-                child.resume()
+                child.suspend()
+        yield
+    finally:
+        shell.communicate()  # closes the pipe, and waits until they are released

@@ -84,7 +84,7 @@ class _Desk:
         """Wait while the run is held, then go on or end. A signal that comes meanwhile runs this inside itself."""
         if self.waiting:
             return
-        if self.brake.held:
+        while self.brake.held:  # again where somebody held it while the wait was ending
             self.waiting = True
             try:
                 self.brake.wait(lambda reason: self.events.emit("paused", reason=reason))

@@ -46,7 +46,7 @@ def short(here):
     for done in range(1, 6):
         here.events.emit("unit_progress", unit="profile/zoo-math/math", done=done, total=5, unit_word="samples")
         time.sleep(0.06)
-    print("somebody prints this")
+    print("somebody prints this", flush=True)
     print("\x1b[2Jand a library warns", file=sys.stderr)
     here.events.emit("unit_said", unit="profile/zoo-math/math", text="blocks: [bold]2[/bold], 3")
     time.sleep(0.3)
@@ -86,6 +86,12 @@ def operation(here):
     """Operations of some tenths of a second that run no Python."""
     for _ in range(300):
         hashlib.pbkdf2_hmac("sha256", b"", b"", 500_000)
+
+
+def loud(here):
+    """A child that prints on what it was given."""
+    subprocess.run(["echo", "a child prints this"], check=True)
+    print("and so do we")
 
 
 def waits(here):
@@ -166,7 +172,7 @@ def command(run, work, mode):
     a_run(run, work, mode)
 
 
-JOBS = (steps, short, fails, child, orphan, operation, waits, lost, stubborn, heat, fills, burst)
+JOBS = (steps, short, fails, child, orphan, operation, loud, waits, lost, stubborn, heat, fills, burst)
 WORK = {job.__name__: job for job in JOBS}
 
 if __name__ == "__main__":

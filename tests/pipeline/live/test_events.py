@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -203,3 +204,11 @@ def test_the_clock_of_the_run_leaves_out_its_pauses():
 def test_nothing_of_this_needs_torch_or_a_display(site):
     ended = site.python("import sys, nexus_core.pipeline.live; print({'torch', 'rich', 'numpy'} & set(sys.modules))")
     assert ended.stdout == "set()\n", (ended.stderr, sys.version, Path.cwd())
+
+
+def test_the_page_names_every_kind_with_its_facts():
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "watch.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) ?\|$", page, re.MULTILINE))
+    assert list(rows) == list(module.FACTS)
+    for kind, facts in module.FACTS.items():
+        assert [fact for fact in facts if f"`{fact}`" not in rows[kind]] == []

@@ -205,21 +205,36 @@ def group(path, limit, used, cache=0):
     (path / "memory.stat").write_text(f"anon 5\ninactive_file {cache}\n")
 
 
+def left_in_groups(root, membership):
+    return min(map(guards._left_in, guards._groups(root, membership)))
+
+
 def test_the_tightest_of_a_containers_groups_counts(tmp_path):
     mib = 1 << 20
-    (tmp_path / "membership").write_text("1:name=systemd:/\n0::/user.slice/docker-1\n")
-    group(tmp_path / "root" / "user.slice", 300 * mib, 250 * mib, 20 * mib)
-    group(tmp_path / "root" / "user.slice" / "docker-1", 200 * mib, 100 * mib, 10 * mib)
-    assert guards._container_memory_mb(tmp_path / "root", tmp_path / "membership") == 70
-    group(tmp_path / "root" / "user.slice", "max", 250 * mib)
-    assert guards._container_memory_mb(tmp_path / "root", tmp_path / "membership") == 110
+    root, membership = tmp_path / "root", tmp_path / "membership"
+    membership.write_text("1:name=systemd:/\n0::/user.slice/docker-1\n")
+    group(root / "user.slice", 300 * mib, 250 * mib, 20 * mib)
+    group(root / "user.slice" / "docker-1", 200 * mib, 100 * mib, 10 * mib)
+    assert guards._groups(root, membership) == [root / "user.slice" / "docker-1", root / "user.slice", root]
+    assert left_in_groups(root, membership) == 70
+    group(root / "user.slice", "max", 250 * mib)
+    assert left_in_groups(root, membership) == 110
+
+
+def test_the_margin_in_a_small_container_is_a_tenth_of_it(tmp_path, monkeypatch):
+    (tmp_path / "membership").write_text("0::/\n")
+    group(tmp_path, 2000 << 20, 0)
+    monkeypatch.setattr(guards, "CGROUPS", tmp_path)
+    monkeypatch.setattr(guards, "MEMBERSHIP", tmp_path / "membership")
+    assert Limits().memory_mb == 200
+    assert 0 < guards.free_memory_mb() <= 2000
 
 
 @pytest.mark.parametrize("membership", ["0::/\n", "1:memory:/x\n", "", None])
 def test_no_limit_where_no_group_has_one(tmp_path, membership):
     if membership is not None:
         (tmp_path / "membership").write_text(membership)
-    assert guards._container_memory_mb(tmp_path, tmp_path / "membership") == float("inf")
+    assert left_in_groups(tmp_path, tmp_path / "membership") == float("inf")
 
 
 def test_a_plan_that_fits_and_one_that_does_not(tmp_path):
@@ -229,10 +244,6 @@ def test_a_plan_that_fits_and_one_that_does_not(tmp_path):
     memory, disk = check_plan(Needs(free, 1e9), limits)
     assert memory.startswith(f"it needs about {free:,.0f} MiB of memory, and 100 MiB that stay free; ")
     assert re.search(rf"^it needs about 1,000,000,000 MiB of disk, .*; [\d,]+ MiB are free at {tmp_path}", disk)
-
-
-def test_the_margin_of_a_small_machine_is_a_tenth_of_it():
-    assert Limits().memory_mb == min(1024, psutil.virtual_memory().total / (1 << 20) / 10)
 
 
 def test_two_guards_that_end_it_at_once_end_it_once():

@@ -153,6 +153,13 @@ def test_a_reader_that_goes_away_ends_the_run(start):
     assert "error: the run's events cannot be written (Broken pipe)" in err
 
 
+def test_nothing_but_json_is_on_stdout_whoever_prints(start):
+    status, out, err = start("loud", "json", wait=False).end(20)
+    assert status == 0
+    assert all(line.startswith("{") for line in out.splitlines()[:-1])
+    assert {"a child prints this", "and so do we"} <= set(err.splitlines())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("work", ["operation", "waits"])
 def test_it_is_never_silent_for_five_seconds(start, work):

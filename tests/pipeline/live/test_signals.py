@@ -74,14 +74,21 @@ def test_what_python_would_drop_is_raised_again(start):
     assert "ignored" not in err
 
 
+def until(true, seconds=5):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("work", ["steps", "child", "waits"])
 def test_a_pause_holds_it_wherever_it_is_until_it_is_resumed(start, work):
     running = start(work)
     child = running.child() if work == "child" else None
     running.signal(signal.SIGUSR1)
     assert running.until("paused").facts == {"reason": "by nexus pause"}
-    while child is not None and child.status() != psutil.STATUS_STOPPED:
-        time.sleep(0.01)
+    if child is not None:
+        until(lambda: child.status() == psutil.STATUS_STOPPED)
     held = len(running.events())
     used = psutil.Process(running.process.pid).cpu_times().user
     time.sleep(0.4)
@@ -109,6 +116,17 @@ def test_a_run_that_is_paused_can_be_ended(start, gone, signum):
     assert running.saved()["status"] == STATUS[signum]
     assert gone(child)
     assert "resumed" not in [event.kind for event in running.events()]
+
+
+def test_a_child_of_a_run_that_is_killed_while_it_is_paused_does_not_stand_still_for_ever(start):
+    running = start("child")
+    child = running.child()
+    running.signal(signal.SIGUSR1)
+    running.until("paused")
+    until(lambda: child.status() == psutil.STATUS_STOPPED)
+    running.signal(signal.SIGKILL)
+    until(lambda: child.status() != psutil.STATUS_STOPPED)
+    child.kill()
 
 
 @pytest.mark.slow

@@ -62,18 +62,11 @@ class StateStore:
     @property
     def flags(self) -> Mapping[str, Any]:
         """Every flag that was ever given, by its own name (`lr`, not `hyperparameters.lr`)."""
-        return MappingProxyType(_flatten(self._state()))
+        return flags_of(self._state())
 
     def merge_flags(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Record the flags that are given, keep the others as they were recorded, and return all of them."""
-        state = deepcopy(self._state())
-        for name, value in given.items():
-            section = _section_of(name)
-            if value is NOT_GIVEN:
-                continue
-            target = state.setdefault(section, {}) if section else state
-            target[name] = _plain(value)
-        _validate(state, "the command line", "give that flag another value")
+        state = merged(self._state(), given)
         if state != self._data:
             self._save(state)
         return self.flags
@@ -122,6 +115,24 @@ class StateStore:
 
     def _must_hold(self) -> None:
         assert self._lock.held, "a StateStore is used inside its `with` block"
+
+
+def merged(state: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The state with the flags that are given in place of those that were recorded; `state` stays as it is."""
+    found = dict(deepcopy(state))
+    for name, value in given.items():
+        section = _section_of(name)
+        if value is NOT_GIVEN:
+            continue
+        target = found.setdefault(section, {}) if section else found
+        target[name] = _plain(value)
+    _validate(found, "the command line", "give that flag another value")
+    return found
+
+
+def flags_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Every flag that was ever given, by its own name (`lr`, not `hyperparameters.lr`)."""
+    return MappingProxyType(_flatten(state))
 
 
 def read_state(path: Path = STATE_FILE) -> dict[str, Any]:

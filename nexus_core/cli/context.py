@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from nexus_core.discovery import discover, registry_fragments
+from nexus_core.pipeline.presence import load_teacher as load_teacher  # commands and tests find it here
 from nexus_core.plugins import Membership, Plugins, from_names
 
 if TYPE_CHECKING:
-    from nexus_core.registry import Registry, TeacherRow
+    from nexus_core.registry import Registry
     from nexus_core.types import Teacher
 
 
@@ -22,10 +23,11 @@ def hold_run(run: Path, create: bool = False) -> None:
 
     Where there is no run there is nothing to hold, unless this command is about to `create` it.
     """
+    from nexus_core.atomic import make_directory
     from nexus_core.lock import ProcessLock
 
     if create:
-        run.mkdir(parents=True, exist_ok=True)
+        make_directory(run)
     elif not run.is_dir():
         return
     ctx = click.get_current_context()
@@ -74,26 +76,3 @@ def find_teacher(plugins: Plugins, target: str) -> Teacher:
     if path.parent != Path() or path.is_absolute():
         raise ModelError(f"{target}: no such file or directory", "check the path")
     return load_teacher(plugins, open_registry().teacher(target))
-
-
-def load_teacher(plugins: Plugins, row: TeacherRow) -> Teacher:
-    """The teacher of a registry row; one that is not on this machine is an error with its reason."""
-    from nexus_core.errors import ModelError
-    from nexus_core.registry import resolve_path
-    from nexus_core.types import ModelSource
-
-    presence = resolve_path(row)
-    if presence.path is None:
-        raise ModelError(f"teacher {row.id} is absent: {presence.reason}", _how_to_get(row, presence.reason))
-    return plugins.load_teacher(ModelSource(presence.path, row.id))
-
-
-def _how_to_get(row: TeacherRow, reason: str) -> str:
-    """What to do about an absent teacher: its row points into a package, or at a place of the user's."""
-    listed = "or list what is here: nexus registry list"
-    if not reason.startswith("the package "):
-        return f"get {row.source or row.name} and set `path:` of its row, {listed}"
-    module = str(row.path).removeprefix("package:").partition("/")[0]
-    if reason.endswith(" is not installed"):
-        return f"pip install {module.replace('_', '-')}, {listed}"
-    return f"install a version of {module} that has it, make it by the package's README (the zoo's: make zoo), {listed}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,10 +74,11 @@ def command(as_json: bool, steps: int | None, tokenizer: Path | None, resume: bo
 def _distill(order: Order, steps: int | None, tokenizer: Path | None) -> tuple[Student, DistillReport]:
     from nexus_core.architect.sizes import sizes
     from nexus_core.cli.context import open_plugins, open_registry
-    from nexus_core.distill.material import Gatherer
+    from nexus_core.distill import routing
     from nexus_core.distill.report import DistillReport
-    from nexus_core.distill.run import Distiller, check_device, gather, new_student, renewed_student
+    from nexus_core.distill.run import check_device, new_student, renewed_student
     from nexus_core.distill.settings import read_teaching
+    from nexus_core.pipeline.stages.distill import Lesson, route, teach
     from nexus_core.student.arch import ARCH, read_arch
 
     started = time.perf_counter()
@@ -90,32 +91,17 @@ def _distill(order: Order, steps: int | None, tokenizer: Path | None) -> tuple[S
         student = new_student(arch, registry, tokenizer, order.device)
     else:
         student = renewed_student(order, order.adapter, arch)
-    names = [a.capability for a in arch.adapters] if order.adapter is None else [order.adapter]
-    materials = gather(Gatherer(order.run, registry, open_plugins(None), settings.data), student, names)
-    gathered = time.perf_counter()
 
     def say(text: str) -> None:
         click.echo(f"[{time.perf_counter() - started:6.1f} s] {text}", err=True)
 
-    taught = Distiller(order, student, settings, materials, say).distill()
-    done = time.perf_counter()
-    student, router = (student, None) if order.adapter else _with_router(student, order.seed)
-    seconds = {"rows": gathered - started, "teaching": done - gathered, "router": time.perf_counter() - done}
-    seconds = {name: round(spent, 1) for name, spent in seconds.items()}
-    return student, DistillReport(tuple(taught), sizes(arch).parts, seconds, router)
-
-
-def _with_router(student: Student, seed: int) -> tuple[Student, dict[str, Any] | None]:
-    """A router over the adapters; one class or none leaves nothing to decide."""
-    from nexus_core.distill.routing import RouterSettings, routing_prompts, train_router
-
-    classes = student.arch.router.classes
-    if not classes:
-        return student, None
-    settings = RouterSettings()
-    prompts = routing_prompts(classes, settings, seed)
-    router, report = train_router(student.arch.router, prompts, settings=settings, seed=seed)
-    return replace(student, router=router), asdict(report)
+    names = [a.capability for a in arch.adapters] if order.adapter is None else [order.adapter]
+    taught, seconds = teach(Lesson(order, registry, open_plugins(None), settings, say), student, names)
+    routed, begun = None, time.perf_counter()
+    if order.adapter is None and (routed := route(arch.router, routing.RouterSettings(), order.seed)):
+        student = replace(student, router=routed[0])
+    seconds["router"] = round(time.perf_counter() - begun, 1)
+    return student, DistillReport(tuple(taught), sizes(arch).parts, seconds, routed[1] if routed else None)
 
 
 def _print(report: DistillReport) -> None:

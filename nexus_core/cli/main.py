@@ -19,6 +19,7 @@ from nexus_core.printable import one_line
 COMMANDS = {
     "architect": ("nexus_core.cli.architect:command", "Decide the student's shape from the profiles of a run."),
     "bundle": ("nexus_core.cli.bundle:command", "Make, look at, check and compare bundles."),
+    "capability": ("nexus_core.cli.capability:command", "Teach one capability anew, and replace its one file in a bundle."),
     "distill": ("nexus_core.cli.distill:command", "Teach the planned student from the cached signals."),
     "doctor": ("nexus_core.cli.doctor:command", "Say what this machine is and what is missing or quarantined."),
     "eval": ("nexus_core.cli.eval:command", "Score a teacher on a capability, with n and an interval."),
@@ -32,7 +33,9 @@ COMMANDS = {
         "Write a run as one page: verdict, retention, curves, reasons, answers.",
     ),
     "resume": ("nexus_core.cli.pause:resume", "Let a run go on that nexus pause holds."),
+    "run": ("nexus_core.cli.run:command", "Everything, from the teachers that are here to a verified bundle."),
     "study": ("nexus_core.cli.study:command", "Teach the student in several ways at one budget, and compare."),
+    "teacher": ("nexus_core.cli.teacher:command", "Add teachers to the registry, drop or merge them with a reason."),
     "verify": ("nexus_core.cli.verify:command", "Hold the student to its contracts, with its teachers out of reach."),
     "completion": ("nexus_core.cli.completion:command", "Print the completion script of your shell."),
 }

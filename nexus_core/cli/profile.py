@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +10,12 @@ import click
 
 from nexus_core.cli.lazy import LazyGroup
 from nexus_core.cli.output import print_json, print_table
+from nexus_core.profiling import OUTPUT
 
 if TYPE_CHECKING:
-    from nexus_core.plugins import Plugins
-    from nexus_core.profiling.artifacts import ProfileStore
+    from nexus_core.pipeline.stages.profile import ProfileOrder
     from nexus_core.profiling.model import CapabilityProfile
-    from nexus_core.profiling.run import ProfileSettings
-    from nexus_core.registry import Registry
-    from nexus_core.types import CapabilityMetric, Contract, Teacher
 
-OUTPUT = "niwt_stage2_output"
-SIGNALS = "signals"
 RUN = click.Path(path_type=Path, file_okay=False)
 
 
@@ -72,44 +66,31 @@ def command(ctx: click.Context, /, teacher: str | None, capability: str | None, 
     _profile(teacher, capability, options)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What the steps of one profiling share."""
-
-    registry: Registry
-    contract: Contract
-    plugins: Plugins
-    metric: CapabilityMetric
-    teacher: Teacher
-    weights: str
-    store: ProfileStore
-    progress: _Progress
-    options: dict[str, Any]
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.teacher.source.teacher_id, self.contract.capability, self.weights
-
-
 def _profile(teacher_id: str, capability: str, options: dict[str, Any]) -> None:
-    job = _open(teacher_id, capability, options)
-    if not options["reference_only"]:
-        _decompose(job)
+    from nexus_core.pipeline.stages import profile as stage
+
+    order = _open(teacher_id, capability, options)
+    measure = not options["reference_only"]
+    if measure and options["resume"] and stage.is_finished(order):
+        order.say("profiled already")
+    elif measure:
+        _print(stage.decompose(order))
     # Signals are taken in the bases as stored (at half precision), since those are what the student will be held to.
-    profile = job.store.read(*job.key)
-    where = [job.store.root / "profiles" / profile.teacher / profile.capability]
-    if not options["reference_only"]:
-        where.append(_collect(job, profile))
-    _score(job)
+    profile = order.store.read(*order.key)
+    where = [order.store.root / "profiles" / profile.teacher / profile.capability]
+    if measure:
+        where.append(stage.collect(order, profile))
+    stage.score(order, options["resume"])
     click.echo(f"stored in {' and '.join(map(str, where))}")
-    if not options["reference_only"] and not any(block.proven for block in profile.blocks):
+    if measure and not any(block.proven for block in profile.blocks):
         _say_unproven(profile)
         sys.exit(1)
 
 
-def _open(teacher_id: str, capability: str, options: dict[str, Any]) -> _Job:
-    from nexus_core.cli.context import hold_run, load_teacher, open_plugins, open_registry
-    from nexus_core.profiling.artifacts import ProfileStore
+def _open(teacher_id: str, capability: str, options: dict[str, Any]) -> ProfileOrder:
+    from nexus_core.cli.context import hold_run, open_plugins, open_registry
+    from nexus_core.pipeline.presence import load_teacher
+    from nexus_core.pipeline.stages import profile as stage
     from nexus_core.profiling.run import weights_hash
     from nexus_core.registry.licence import refuse_licence
 
@@ -119,63 +100,32 @@ def _open(teacher_id: str, capability: str, options: dict[str, Any]) -> _Job:
     contract = registry.contract(capability, row.id if capability in row.capabilities else None)
     plugins = open_plugins(options["names"])
     metric = plugins.capability_metric(contract.capability)
-    options["gate_samples"] = registry.gate.samples if options["gate_samples"] is None else options["gate_samples"]
     hold_run(options["run"], create=not options["reference_only"])
     teacher = load_teacher(plugins, row)
     progress = _Progress(f"{row.id}/{contract.capability}")
-    store = ProfileStore(options["run"] / OUTPUT)
-    return _Job(registry, contract, plugins, metric, teacher, weights_hash(teacher), store, progress, options)
-
-
-def _decompose(job: _Job) -> None:
-    """The profile itself: blocks, directions, proofs."""
-    from nexus_core.profiling.run import Profiler
-
-    settings = _settings(job.registry, job.options)
-    if job.options["resume"] and _finished(job.store, job.key, settings):
-        job.progress.say("profiled already")
-        return
-    profiler = Profiler(
-        job.plugins, job.teacher, job.metric, job.contract, settings, job.progress.say, job.progress.beat
+    layers = () if options["layers"] == "auto" else tuple(name.strip() for name in options["layers"].split(","))
+    settings = stage.profile_settings(
+        registry,
+        options["sample_size"] or registry.profiling.samples,
+        layers=layers,
+        seed=options["seed"],
+        data=options["data"],
     )
-    profile, _ = profiler.run()
-    _store(job.store, profile, job.registry)
-    _print(profile)
-
-
-def _score(job: _Job) -> None:
-    """The teacher's scores on the verify split, which the gate compares the student with."""
-    from nexus_core.profiling.reference import gate_request, is_current, measure_reference
-
-    if not (n := job.options["gate_samples"]):
-        return
-    request = gate_request(job.contract, n, job.options["seed"])
-    stored = job.store.reference(*job.key) if job.options["resume"] else None
-    if stored is not None and is_current(stored, job.metric, request):
-        job.progress.say("scored already")
-        return
-    job.progress.say(f"scores on {n} samples of the verify split")
-    beat = job.progress.beat
-    reference = measure_reference(job.teacher, job.metric, request, job.weights, lambda done, total: beat())
-    job.store.write_reference(reference)
-    job.progress.say(f"{reference.metric} {reference.score:.3f} on {reference.n} samples of the verify split")
-
-
-def _collect(job: _Job, profile: CapabilityProfile) -> Path:
-    """The signals that the student is taught from; gives the directory of their cache."""
-    from nexus_core.profiling.cache import SignalCache
-    from nexus_core.profiling.heads import important_heads
-    from nexus_core.profiling.signals import Collector
-
-    settings = _settings(job.registry, job.options)
-    cache = SignalCache(job.options["run"] / SIGNALS, {profile.teacher: job.weights})
-    wanted = settings.sample_size if job.options["signals"] is None else job.options["signals"]
-    heads = important_heads(profile, job.contract.thresholds, job.registry.profiling.attention_heads)
-    collector = Collector(job.teacher, job.metric, profile, cache, job.progress.say, job.progress.beat, heads)
-    collector.collect(wanted, settings.seed, settings.data)
-    if settings.data is None:
-        collector.drill(wanted * job.registry.profiling.drill, settings.seed)
-    return cache.directory
+    signals = settings.sample_size if options["signals"] is None else options["signals"]
+    gate = registry.gate.samples if options["gate_samples"] is None else options["gate_samples"]
+    return stage.ProfileOrder(
+        run=options["run"],
+        registry=registry,
+        plugins=plugins,
+        contract=contract,
+        metric=metric,
+        teacher=teacher,
+        weights=weights_hash(teacher),
+        settings=settings,
+        amounts=stage.Amounts(signals, signals * registry.profiling.drill, gate),
+        say=progress.say,
+        beat=progress.beat,
+    )
 
 
 def _say_unproven(profile: CapabilityProfile) -> None:
@@ -184,54 +134,6 @@ def _say_unproven(profile: CapabilityProfile) -> None:
     click.echo(
         "nothing is proven non-negotiable; try a larger --sample-size, other --layers, or other --data", err=True
     )
-
-
-def _finished(store: ProfileStore, wanted: tuple[str, str, str], settings: ProfileSettings) -> bool:
-    """Whether what is stored is what is asked for; a damaged, foreign or differently measured profile is named."""
-    from nexus_core.errors import NexusError
-
-    teacher, capability, weights = wanted
-    if not store.root.is_dir() or (teacher, capability) not in store.profiles():
-        return False
-    stored = store.read(teacher, capability, weights)
-    asked: dict[str, Any] = {"samples": settings.sample_size + settings.verify, "seed": settings.seed}
-    found: dict[str, Any] = {"samples": stored.n, "seed": stored.seed}
-    if settings.layers:
-        asked["blocks"], found["blocks"] = sorted(settings.layers), sorted(block.block for block in stored.blocks)
-    if differing := [f"{key} {found[key]}, not {asked[key]}" for key in asked if asked[key] != found[key]]:
-        raise NexusError(
-            f"the stored profile of {teacher}/{capability} was measured otherwise: {'; '.join(differing)}",
-            "leave out --resume to measure again in its place, or give another --run",
-        )
-    return True
-
-
-def _settings(registry: Registry, options: dict[str, Any]) -> ProfileSettings:
-    from nexus_core.profiling.run import ProfileSettings
-
-    numbers = registry.profiling
-    layers = () if options["layers"] == "auto" else tuple(name.strip() for name in options["layers"].split(","))
-    return ProfileSettings(
-        sample_size=options["sample_size"] or numbers.samples,
-        pilot=numbers.pilot_samples,
-        verify=numbers.verify_samples,
-        blocks=numbers.layers,
-        components=numbers.components_tested,
-        k=numbers.components_most,
-        k_middle=numbers.components_middle,
-        max_drop=numbers.reconstruction_max_drop,
-        layers=layers,
-        seed=options["seed"],
-        data=options["data"],
-    )
-
-
-def _store(store: ProfileStore, profile: CapabilityProfile, registry: Registry) -> None:
-    from nexus_core.profiling.plan import PlanSettings, plan_capability
-
-    teacher = profile.teacher if profile.capability in registry.teacher(profile.teacher).capabilities else None
-    contract = registry.contract(profile.capability, teacher)
-    store.write(profile, plan_capability(profile, contract, PlanSettings.of(registry.profiling)))
 
 
 @command.command()

@@ -85,7 +85,7 @@ def command(run: Path, subject: Path | None, check: bool, as_json: bool, **optio
     else:
         _can_work(order, path)
         report = _verified(order, path, options)
-    print_json(report.body) if as_json else _print(report)
+    print_json(report.body) if as_json else print_report(report)
     for problem in problems:
         click.echo(f"not to be trusted: {problem}", err=True)
     if path is not None and not check:
@@ -153,7 +153,7 @@ def _checked(order: GateOrder, path: Path) -> tuple[Report, list[str]]:
     return report, check_report(report, order.registry, student_digest(order.subject))
 
 
-def _print(report: Report) -> None:
+def print_report(report: Report) -> None:
     print_table(COLUMNS, [_row(name, report) for name in report.capabilities])
     for reason in report.body["reasons"]:
         click.echo(f"{report.verdict}: {reason}", err=True)

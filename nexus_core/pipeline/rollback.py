@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -222,8 +222,13 @@ def versions_of(bundle: Path, say: Say = lambda text: None) -> Iterator[Versions
         with held(versions.folder):
             versions.recover()
             yield versions
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError) as error:  # it is at work, or has just ended
+        if isinstance(error, FileNotFoundError) and versions.folder.exists():
+            raise
         raise StateError(f"the versions of {bundle} are in use by another process", "wait until it has ended") from None
+    finally:
+        with suppress(OSError):
+            versions.folder.rmdir()  # where nothing is kept, nothing lies beside a bundle
 
 
 def rollback(bundle: Path, to: int | None = None, say: Say = lambda text: None) -> Exchange:

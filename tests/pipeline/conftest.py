@@ -15,14 +15,14 @@ import pytest
 CHANGES = {os: ("rename", "replace", "unlink", "rmdir", "mkdir"), shutil: ("rmtree",)}
 
 
-def die_at(n: int) -> None:
-    """This process ends before its n-th change of names, as by a power cut."""
+def die_at(n: int, about: Callable[[str], bool] = lambda place: True) -> None:
+    """This process ends before its n-th change of names (of those in question), as by a power cut."""
     left = n
 
     def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal left
-            left -= 1
+            left -= about(str(arguments[0]))
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments, **named)
@@ -56,19 +56,23 @@ def versioned(bundles_once: dict[str, Path], tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
+def killed(arm: Callable[[], object], work: Callable[[], object]) -> bool:
+    """Do it in a process of its own; whether that was killed."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            arm()
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, ended = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(ended) or os.waitstatus_to_exitcode(ended) == 0, "it failed"
+    return os.WIFSIGNALED(ended)
+
+
 @pytest.fixture
 def killed_at() -> Callable[[int, Callable[[], object]], bool]:
     """`killed_at(n, work)`: do it in a process that is killed before its n-th change; whether it was."""
-
-    def run(n: int, work: Callable[[], object]) -> bool:
-        child = os.fork()
-        if not child:
-            die_at(n)
-            try:
-                work()
-            finally:
-                os._exit(0)
-        _, status = os.waitpid(child, 0)
-        return os.WIFSIGNALED(status)
-
-    return run
+    return lambda n, work: killed(lambda: die_at(n), work)

@@ -92,11 +92,11 @@ def _open(teacher_id: str, capability: str, options: dict[str, Any]) -> ProfileO
     from nexus_core.pipeline.presence import load_teacher
     from nexus_core.pipeline.stages import profile as stage
     from nexus_core.profiling.run import weights_hash
-    from nexus_core.registry.licence import refuse_licence
+    from nexus_core.registry.licence import refuse_use
 
     registry = open_registry()
     row = registry.teacher(teacher_id)
-    refuse_licence(row)
+    refuse_use(row)
     contract = registry.contract(capability, row.id if capability in row.capabilities else None)
     plugins = open_plugins(options["names"])
     metric = plugins.capability_metric(contract.capability)

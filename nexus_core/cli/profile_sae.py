@@ -49,11 +49,11 @@ def features(teacher: str, capability: str, as_json: bool, **options: Any) -> No
     from nexus_core.profiling.artifacts import ProfileStore
     from nexus_core.profiling.run import weights_hash
     from nexus_core.profiling.sae import load_sae
-    from nexus_core.registry.licence import refuse_licence
+    from nexus_core.registry.licence import refuse_use
 
     registry = open_registry()
     row = registry.teacher(teacher)
-    refuse_licence(row)
+    refuse_use(row)
     contract = registry.contract(capability, row.id if capability in row.capabilities else None)
     store = ProfileStore(options["run"] / OUTPUT)
     block = _block(store.read(row.id, contract.capability), options["block"])

@@ -23,7 +23,7 @@ from nexus_core.profiling.cache import SignalCache
 from nexus_core.profiling.heads import important_heads
 from nexus_core.profiling.plan import PlanSettings, plan_capability
 from nexus_core.registry import Registry
-from nexus_core.registry.licence import refuse_licence
+from nexus_core.registry.licence import refuse_use
 from nexus_core.registry.paths import resolve_path
 from nexus_core.student.arch import AdapterArch, StudentArch
 from nexus_core.types import CapabilityMetric, Contract, Sample, SampleRequest, Split
@@ -100,7 +100,7 @@ class Gatherer:
     def stored(self, arch: StudentArch, capability: str, student: Vocabulary) -> StoredRows:
         """Where the rows of one capability are, and how they are built."""
         adapter = arch.adapter(capability)
-        refuse_licence(self.registry.teacher(adapter.teacher), "distilled")
+        refuse_use(self.registry.teacher(adapter.teacher), "distilled")
         profile = ProfileStore(self.run / PROFILES).read(adapter.teacher, capability)
         contract = self.registry.contract(capability, adapter.teacher)
         plan = plan_capability(profile, contract, PlanSettings.of(self.registry.profiling))

@@ -66,15 +66,16 @@ def check_command(path: Path | None) -> None:
     Example: nexus registry check
     """
     from nexus_core.discovery import discover, registry_fragments
-    from nexus_core.registry import check_registry, find_registry, load_tolerant
+    from nexus_core.registry import check_own, find_registry, load_tolerant
 
     found = find_registry(path)
-    problems = check_registry(found)
+    fragments = registry_fragments(discover())
+    problems, left_out = check_own(found, fragments)
     _say(problems)
     if problems:
         click.echo(f"{found}: {_count(problems)}", err=True)
         raise click.exceptions.Exit(1)
-    registry, left_out = load_tolerant(found, registry_fragments(discover()))
+    registry, _ = load_tolerant(found, fragments)
     for note in _notes(registry):
         click.echo(f"note: {note}")
     _say(left_out, "left out: ")

@@ -1,6 +1,6 @@
 """registry.yaml: towers, capabilities with their contracts, teachers. The single source of every threshold."""
 
-from nexus_core.registry.load import check_registry, find_registry, load_registry, load_tolerant
+from nexus_core.registry.load import check_own, check_registry, find_registry, load_registry, load_tolerant
 from nexus_core.registry.model import (
     CapabilityRow,
     Fate,
@@ -24,6 +24,7 @@ __all__ = [
     "Registry",
     "TeacherRow",
     "TowerRow",
+    "check_own",
     "check_registry",
     "find_registry",
     "load_registry",

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nexus_core.atomic import write_atomic
+from nexus_core.discovery import discover, registry_fragments
 from nexus_core.registry.csv_rows import CsvTeacher, read_csv
 from nexus_core.registry.edit import render, with_rows
-from nexus_core.registry.load import check_registry
+from nexus_core.registry.load import check_own
 from nexus_core.registry.problems import at, raise_first
 from nexus_core.registry.reader import Document, read_document
 from nexus_core.resources import shared_path
@@ -43,7 +44,7 @@ def import_csv(csv_path: Path, registry_path: Path, dry_run: bool = False) -> Im
     """
     teachers = read_csv(csv_path)
     start = registry_path if registry_path.exists() else shared_path("registry.yaml")
-    raise_first(check_registry(start))
+    raise_first(check_own(start, registry_fragments(discover()))[0])
     document = read_document(start)
     known = _known(document)
     new = [teacher for teacher in teachers if not _match(known, teacher)]

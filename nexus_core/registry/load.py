@@ -53,16 +53,31 @@ def load_tolerant(
     at `path` is about to hold: it is asked for, and may not be there yet.
     """
     found = find_registry(path) if text is None else Path(str(path))
+    merged, own, left_out = _without_faulty_rows(found, fragments, text)
+    raise_first(own)
+    return build_registry(merged), left_out
+
+
+def check_own(path: str | Path | None, fragments: Fragments) -> tuple[list[Problem], list[Problem]]:
+    """Every problem of the registry beside the sound rows of plugins, which it may refer to; and those of plugins."""
+    _, own, left_out = _without_faulty_rows(find_registry(path), fragments)
+    return own, left_out
+
+
+def _without_faulty_rows(
+    found: Path, fragments: Fragments, text: str | None = None
+) -> tuple[Merged, list[Problem], list[Problem]]:
+    """What is left, the registry's own problems, and the plugins'."""
     without: set[Excluded] = set()
     left_out: list[Problem] = []
     while True:
         merged, problems = _read(found, fragments, without, text)
-        raise_first([problem for problem in problems if problem.path == found])
-        if not problems:
-            return build_registry(merged), left_out
+        foreign = [problem for problem in problems if problem.path != found]
+        if not foreign:
+            return merged, problems, left_out
         # Leaving a row out can leave another without what it refers to: look again until nothing is wrong.
-        left_out += problems
-        without |= {(problem.path, problem.row) for problem in problems}
+        left_out += foreign
+        without |= {(problem.path, problem.row) for problem in foreign}
 
 
 def check_registry(path: str | Path | None = None, fragments: Fragments = ()) -> list[Problem]:

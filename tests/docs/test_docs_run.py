@@ -28,6 +28,7 @@ SLOW = {  # they load models
     "docs/how-to/evaluate.md",
     "docs/how-to/export.md",
     "docs/how-to/infer.md",
+    "docs/how-to/maintain.md",
     "docs/how-to/profile.md",
     "docs/how-to/verify.md",
     "docs/plugins/hooks.md",
@@ -98,7 +99,7 @@ def test_every_block_does_what_the_page_says(
     if name(page) in WITH_BUNDLE:
         students = module_at(ROOT / "tests/runtime/students.py")
         students.write(place / "nexus_bundle_v1", students.chain_student(routed=True))
-    if name(page) == "docs/how-to/bundle.md":  # its page compares two
+    if name(page) in ("docs/how-to/bundle.md", "docs/how-to/maintain.md"):  # they compare or exchange two
         bundles = module_at(ROOT / "tests/bundle/tiny_bundle.py")
         for folder, kind in (("nexus_bundle_v1", "fp32"), ("nexus_bundle_fp16", "fp16")):
             bundles.make(place / folder, quantisation=kind)

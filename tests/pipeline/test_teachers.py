@@ -222,6 +222,18 @@ def test_a_merge_names_the_other(registry: Path) -> None:
     assert load_registry(registry).teacher("ada").fate == Fate("merge", "the same family", "bob")
 
 
+def test_a_row_of_a_plugin_can_be_merged_into_and_every_command_knows_it(registry: Path, tmp_path: Path) -> None:
+    call("merge", "ada", "--into", "zoo-reasoning", "--reason", "the same family")
+    (tmp_path / "more.csv").write_text("ModelName,Parameters,Category,BestFeature\nEve,2B,Language model,x\n")
+    for arguments in (["check", "registry.yaml"], ["import", "more.csv"], ["list"]):
+        result = CliRunner().invoke(cli, ["registry", *arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert "merged into zoo-reasoning" in result.output
+    registry.write_text(registry.read_text().replace("into: zoo-reasoning", "into: zoo-reasonin"))
+    result = CliRunner().invoke(cli, ["registry", "check", "registry.yaml"])
+    assert result.exit_code == 1 and 'unknown teacher "zoo-reasonin"; did you mean "zoo-reasoning"?' in result.output
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
+from nexus_core.hf.attention import attention_by
 from nexus_core.hf.text import TextModel
 from nexus_core.student.decode import can_decode, greedy
 from nexus_core.student.model import NexusForCausalLM
 from nexus_core.types import GenerateOptions, Sample
+
+ATTENTION = "sdpa"
 
 
 class StudentAnswerer(TextModel):
@@ -47,18 +50,14 @@ class StudentAnswerer(TextModel):
     @contextmanager
     def _answering(self) -> Iterator[None]:
         """The adapter chosen and the student in eval mode; whoever trains it finds its own choice and mode again."""
-        training = self._model.training
-        if self._model.chosen == self.capability and not training:
+        training, attention = self._model.training, self._model.config._attn_implementation
+        if self._model.chosen == self.capability and not training and attention == ATTENTION:
             yield  # choosing anew would only drop the weights that were computed for it
             return
-        attention = self._model.config._attn_implementation
-        with self._model.using(self.capability, self._allow_isolated):
+        # Teaching has an attention of its own, which knows neither padding on the left nor a cache.
+        with self._model.using(self.capability, self._allow_isolated), attention_by(self._model, ATTENTION):
             self._model.eval()
-            self._model.set_attn_implementation(
-                "sdpa"
-            )  # training on a CPU has another: prompts of a thousand tokens pay for it
             try:
                 yield
             finally:
-                self._model.set_attn_implementation(attention)
                 self._model.train(training)

@@ -60,6 +60,20 @@ def test_it_leaves_the_student_as_it_was(make):
     assert all(p.requires_grad for p in student.adapters.parameters())
 
 
+@pytest.mark.parametrize("chosen", ["reasoning", "code"])
+def test_it_answers_by_its_own_attention(make, chosen):
+    """That of teaching cannot, whoever had chosen this very adapter before."""
+    from nexus_core.distill.looks import TAUGHT
+
+    student = make(trained=True)
+    expected = StudentAnswerer(student, byte_tokenizer(), "reasoning").generate(SAMPLES, OPTIONS)
+    student.set_attn_implementation(TAUGHT)
+    student.choose(chosen)
+    assert StudentAnswerer(student, byte_tokenizer(), "reasoning").generate(SAMPLES, OPTIONS) == expected
+    assert student.config._attn_implementation == TAUGHT
+    assert student.chosen == chosen
+
+
 def test_a_training_step_changes_the_answers_of_the_same_answerer(make, ids):
     student = make(trained=True).train()
     student.choose("reasoning")

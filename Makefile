@@ -6,7 +6,7 @@ SHARE := $(shell expr $$(date +%j) % 4)/4
 PLUGINS := $(sort $(wildcard plugins/teachers/* plugins/capabilities/* plugins/towers/*))
 STAMP := .venv/.installed
 
-.PHONY: run test install benchmarks-data lint docs bench zoo clean
+.PHONY: run test install benchmarks-data lint docs bench picture zoo clean
 
 run: install  ## what there is so far; becomes `nexus run` when the pipeline lands
 	$(BIN)/nexus doctor
@@ -43,6 +43,9 @@ docs: install  ## regenerate the reference pages
 
 bench: install  ## every benchmark prints ratios against a named peer
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+picture: install  ## the README's picture of a run's report: make picture RUN=runs/default (NEXUS_CHROMIUM names the browser)
+	$(BIN)/python tests/report/picture.py $(or $(RUN),runs/default)
 
 zoo: install  ## train the zoo's teachers again, from their recipes (hours on two cores)
 	$(BIN)/python -m nexus_teacher_zoo.recipes all

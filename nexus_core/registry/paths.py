@@ -25,6 +25,17 @@ def resolve_path(row: TeacherRow) -> Presence:
     return _existing(path)
 
 
+def how_to_get(row: TeacherRow, reason: str) -> str:
+    """What to do about an absent teacher: its row points into a package, or at a place of the user's."""
+    listed = "or list what is here: nexus registry list"
+    if not reason.startswith("the package "):
+        return f"get {row.source or row.name} and set `path:` of its row, {listed}"
+    module = str(row.path).removeprefix(PACKAGE).partition("/")[0]
+    if reason.endswith(" is not installed"):
+        return f"pip install {module.replace('_', '-')}, {listed}"
+    return f"install a version of {module} that has it, make it by the package's README (the zoo's: make zoo), {listed}"
+
+
 def _in_package(location: str) -> Presence:
     parts = PurePosixPath(location).parts
     module, rest = (parts[0], parts[1:]) if parts else ("", ())

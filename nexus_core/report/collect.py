@@ -10,16 +10,14 @@ from nexus_core.plugins import Plugins
 from nexus_core.registry import Registry
 from nexus_core.report.answers import MOST, answers_part
 from nexus_core.report.artifacts import Part, readable
-from nexus_core.report.facts import (
-    commands_part,
-    decisions_part,
-    planned,
-    router_part,
-    sizes_part,
-    times_part,
-)
+from nexus_core.report.commands import commands_part
+from nexus_core.report.conditions import conditions_part
+from nexus_core.report.facts import decisions_part, planned, router_part, sizes_part
+from nexus_core.report.forms import forms_part
 from nexus_core.report.profiles import profiles_part, read_profiles
+from nexus_core.report.registry import registry_part
 from nexus_core.report.retention import retention, study_part
+from nexus_core.report.times import times_part
 from nexus_core.report.trainings import trainings_part
 from nexus_core.student.arch import StudentArch
 
@@ -47,7 +45,10 @@ def collect(order: ReportOrder) -> Part:
         "format": FORMAT,
         "run": run.name or str(run),
         "retention": kept,
+        "conditions": conditions_part(run),
+        "forms": forms_part(run, order.bundle),
         "study": study_part(run),
+        "registry": registry_part(run, order.registry, profiles),
         "profiles": profiles_part(run, profiles),
         "trainings": trainings,
         "router": router_part(run),

@@ -1,10 +1,8 @@
-"""The smaller parts: what was decided and why, the router, sizes and times, and the commands that make all of it again."""
+"""The smaller parts: what was decided and why, the router, and sizes."""
 
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,10 @@ from nexus_core.distill.report import SUMMARY
 from nexus_core.distill.routing_report import NONE
 from nexus_core.distill.run import CHECKPOINTS, STUDENT
 from nexus_core.errors import DataError
-from nexus_core.gate.removal import REPRO
 from nexus_core.profiling import OUTPUT
-from nexus_core.profiling.artifacts import ProfileStore
-from nexus_core.profiling.model import CapabilityProfile
-from nexus_core.report.artifacts import Part, absent, is_there, reading
+from nexus_core.report.artifacts import Part, absent, reading
 from nexus_core.student.arch import ARCH, StudentArch, read_arch
-from nexus_core.study.study import FILE, FOLDER
+from nexus_core.study.study import FOLDER
 from nexus_core.study.unit import read_json
 
 ACTIONS = ("drop", "merge", "cap", "keep", "add", "map")  # what was lost comes first
@@ -107,61 +102,6 @@ def _bundle(run: Path, bundle: Path | None) -> Part:
         "quantisation": manifest.as_json()["quantisation"]["kind"],
         "parts": [{"file": name, "bytes": facts.bytes} for name, facts in sorted(manifest.files.items())],
     }
-
-
-def times_part(run: Path, profiles: list[CapabilityProfile], trainings: Part) -> Part:
-    """Seconds that the run's own files tell, stage by stage."""
-    rows = [{"stage": "profile", "what": f"{p.teacher}/{p.capability}", "seconds": p.seconds} for p in profiles]
-    summary = read_json(run / SUMMARY) or {}
-    rows += [{"stage": "distill", "what": what, "seconds": s} for what, s in summary.get("seconds", {}).items()]
-    if is_there(trainings):
-        taught = [t for t in trainings["rows"] if t["seconds"] is not None]
-        rows += [{"stage": "training", "what": t["name"], "seconds": t["seconds"]} for t in taught]
-    with reading(run / FOLDER / FILE):
-        for arm, of in (read_json(run / FOLDER / FILE) or {}).get("arms", {}).items():
-            seeds = of["seeds"].items()
-            rows += [{"stage": "study", "what": f"{arm}, seed {k}", "seconds": unit["seconds"]} for k, unit in seeds]
-    return {"rows": rows} if rows else absent("no stage has noted its time")
-
-
-def commands_part(run: Path, profiles: list[CapabilityProfile], arch: StudentArch | None, retention: Part) -> Part:
-    """What was typed, as far as the artifacts tell it: sizes and seeds are theirs, the rest are defaults."""
-    found = list(_commands(run, profiles, arch, retention))
-    if (repro := read_json(run / REPRO)) is not None and isinstance(command := repro.get("command"), str):
-        found.append(["teachers deleted", command])
-    return {"rows": [{"why": why, "command": command} for why, command in found]}
-
-
-def _commands(
-    run: Path, profiles: list[CapabilityProfile], arch: StudentArch | None, retention: Mapping[str, Any]
-) -> Iterator[list[str]]:
-    store = ProfileStore(run / OUTPUT)
-    for p in profiles:
-        size = str(p.n - len(p.verify_outputs))
-        named = ["profile", "--teacher", p.teacher, "--capability", p.capability, "--sample-size", size]
-        reference = store.reference(p.teacher, p.capability)
-        gate = ["--gate-samples", str(reference.n if reference else 0)]
-        yield _typed("profile", *named, *gate, "--seed", str(p.seed), "--run", run)
-    if arch is not None:
-        wanted = [word for adapter in arch.adapters for word in ("--capability", adapter.capability)]
-        backbone = ["--backbone", arch.backbone_source]
-        named = ["architect", "--preset", arch.preset, *wanted, *backbone, "--seed", str(arch.seed), "--run", str(run)]
-        yield _typed("plan", *named)
-    if (run / WORK).is_dir():
-        yield _typed("teach", "distill", "--run", run)
-    if is_there(retention) and "samples" in retention:
-        yield _typed("verify", "verify", "--samples", str(retention["samples"]), "--run", run)
-    if (study := read_json(run / FOLDER / FILE)) is not None:
-        with reading(run / FOLDER / FILE):
-            given = [word for key in ("steps", "seeds", "samples") for word in (f"--{key}", str(study[key]))]
-            yield _typed("compare", "study", *given, "--run", run)
-    if (run / NAME / MANIFEST).exists():
-        yield _typed("bundle", "bundle", "build", run, "--out", run / NAME)
-    yield _typed("report", "report", run)
-
-
-def _typed(why: str, *words: str | Path) -> list[str]:
-    return [why, shlex.join(["nexus", *map(str, words)])]
 
 
 def as_text(value: Any) -> str:

@@ -25,6 +25,7 @@ def _template() -> Any:
         loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["shown"] = shown
+    environment.filters["plain_first"] = lambda names: sorted(names, key=lambda name: name.startswith("baseline "))
     environment.globals.update({name: getattr(charts, name) for name in CHARTS})
     return environment.get_template("page.html")
 

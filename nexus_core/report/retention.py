@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,25 @@ def _verified(run: Path, registry: Registry | None, study: Mapping[str, Any]) ->
             "student": _same(now, report.subject_sha256),
             "seed": report.body["seed"],
             "samples": report.body["settings"]["samples"],
+            "returns": [row for attempt in report.body["attempts"] for row in _returns(attempt)],
+            **_count(rows),
             "rows": rows,
         }
+
+
+def _count(rows: Sequence[Part]) -> Part:
+    return {"kept": sum(row["verdict"] == "pass" for row in rows), "of": len(rows)}
+
+
+def _returns(attempt: Mapping[str, Any]) -> Iterator[Part]:
+    """Each adapter that went back: to be taught on (stage 4), or to be given more room before (stage 3)."""
+    place = {"attempt": attempt["attempt"], "stage": attempt.get("stage", 4)}
+    for row in attempt["adapters"]:
+        figures = {key: row[key] for key in ("capability", "missed", "steps", "profile_score")}
+        yield {**place, **figures, "note": row.get("grown", "")}
+    if "failed" in attempt:
+        none = dict.fromkeys(("missed", "steps", "profile_score"))
+        yield {**place, "capability": "", **none, "note": attempt["failed"]}
 
 
 def _same(now: str | None, then: str) -> str:
@@ -135,7 +152,8 @@ def _taught(summary: Mapping[str, Any], study: Mapping[str, Any]) -> Part:
         }
         for name, found in summary["capabilities"].items()
     ]
-    return {"source": SUMMARY, "verdict": "not verified", "reasons": [], "gaps": [], "problems": [], "rows": rows}
+    nothing: Part = {name: [] for name in ("reasons", "gaps", "problems", "returns")}
+    return {"source": SUMMARY, "verdict": "not verified", **nothing, **_count(rows), "rows": rows}
 
 
 def study_part(run: Path) -> Part:

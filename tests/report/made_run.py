@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from nexus_core.bundle.digest import student_digest
+from nexus_core.bundle.export.card import ExportReport, Line
 from nexus_core.cli.context import open_plugins
 from nexus_core.distill.journal import write_summary
 from nexus_core.distill.report import DistillReport, write_report
@@ -37,6 +38,8 @@ def build(run: Path, world: ModuleType, made: ModuleType) -> None:
     put_trainings(run)
     put_report(run)
     put_study(run)
+    put_exports(run)
+    put_start(run)
 
 
 def plan(world: ModuleType) -> StudentArch:
@@ -150,10 +153,134 @@ def verified(run: Path) -> dict[str, Any]:
             "modules": [],
         },
         "controls": {"errors": control, "letters": control},
-        "conditions": {},
-        "attempts": [],
-        "variants": {},
+        "conditions": {"errors": conditions(0.2, 0.3), "letters": conditions(0.8, 0.79)},
+        "attempts": attempts(),
+        "variants": {"nf4": variant(rows)},
     }
+
+
+def conditions(teacher: float, student: float) -> dict[str, Any]:
+    def part(n: int, shift: float) -> dict[str, Any]:
+        return {"n": n, "student_score": student + shift, "teacher_score": teacher}
+
+    return {
+        "length": [{"characters": [3 + i, 4 + i], **part(10, i / 100)} for i in range(4)],
+        "stratum": {"early": part(17, 0.0), f"late {HOSTILE}": part(23, 0.125)},
+        "batch": {"size": 8, "n": 6, "equal": 5, "score": student, "score_alone": student - 0.015625},
+        "truncated": 3,
+        "latency": {"n": 6, "ms_per_token": 1.375, "p10": 1.125, "p90": 2.625},
+    }
+
+
+def attempts() -> list[dict[str, Any]]:
+    """As `nexus run` tells them: taught on, given more room, and one that could not be."""
+    again = {"capability": "errors", "missed": 0.0625, "steps": 1200, "profile_score": 0.28125, "replaced": "x"}
+    grown = {**again, "missed": 0.046875, "steps": 2400, "grown": f"rank 8 becomes 12 {HOSTILE}"}
+    return [
+        {"attempt": 1, "stage": 4, "adapters": [again]},
+        {"attempt": 2, "stage": 3, "adapters": [grown], "failed": f"errors: no room {HOSTILE} (more)"},
+    ]
+
+
+def variant(rows: dict[str, Any]) -> dict[str, Any]:
+    kept = ("teacher_score", "student_score", "ratio", "n", "ci95", "margin", "verdict", "reason")
+    own = {name: {key: row[key] for key in kept} for name, row in rows.items()}
+    own["letters"] |= {"student_score": 0.71875, "ratio": 0.71875 / 0.8, "ci95": None, "verdict": "fail"}
+    return {"verdict": "fail", "subject_sha256": "0" * 64, "reasons": [f"letters: {HOSTILE}"], "capabilities": own}
+
+
+def put_exports(run: Path) -> None:
+    """Two in RUN/exports, as `nexus bundle export` reports on itself."""
+    line = Line(
+        capability="letters",
+        asked="given text",
+        metric="exact",
+        direction="higher",
+        data="pack",
+        seed=SEED,
+        n=30,
+        gate_n=40,
+        score=0.59375,
+        ci95=(0.5, 0.75),
+        bundle_score=0.79,
+        ratio_to_bundle=0.59375 / 0.79,
+        teacher_score=0.8,
+        ratio_to_teacher=0.59375 / 0.8,
+        same_answers=0.765625,
+        retain_fraction=0.97,
+        minimum=None,
+        in_contract=False,
+        kept=False,
+        reason=f"its tokenizer cuts otherwise {HOSTILE}",
+    )
+    for name, to, lines in (
+        ("gguf", "gguf", (line,)),
+        ("plain", "hf", (replace(line, asked="", kept=True, reason=""),)),
+    ):
+        (run / "exports" / name).mkdir(parents=True)
+        report = ExportReport("b", "a" * 64, to, "fp16", ("letters",), 3, 1, 900, None, None, "an engine", (), lines)
+        report.write(run / "exports" / name, "use", "MIT")
+
+
+def put_start(run: Path) -> None:
+    """What `nexus run` leaves beside the stages' own: what was asked for, every teacher's fate, and its events."""
+    options = {
+        "run": "runs/a run",
+        "out": "runs/a run/nexus_bundle_v1",
+        "plugins": ["text", "letters"],
+        "teachers": None,
+        "datasets": {"letters": "my data/letters.jsonl"},
+        "layers": [],
+        "sample_size": 500,
+        "seed": SEED,
+        "lr": None,
+    }
+    plugins = {"capability letters": "nexus-capability-letters 0.1.0"}
+    scope = {"options": options, "registry": {"path": "registry.yaml", "sha256": "b" * 64}, "plugins": plugins}
+    (run / "scope.json").write_text(json.dumps(scope))
+    fates = [
+        ("zoe", "absent", "no path (set `path:` at registry.yaml:9)", "get zoe/zoe and set `path:` of its row", []),
+        ("ada", "selected", "", "", ["letters"]),
+        ("mallory", "dropped", f"dropped: {HOSTILE}", "", []),
+        ("bob", "selected", "letters: taught by ada", "", ["errors"]),
+        ("carl", "merged", "merged into ada: the same weights", "take `fate:` out of its row", []),
+    ]
+    keys = ("teacher", "status", "reason", "how", "capabilities")
+    teachers = [dict(zip(keys, fate, strict=True)) for fate in fates]
+    (run / "registry_report.json").write_text(json.dumps({"teachers": teachers}))
+    (run / "events.jsonl").write_text("".join(json.dumps({"at": 1.0, **event}) + "\n" for event in events()))
+
+
+def events() -> list[dict[str, Any]]:
+    """A start that was killed in the midst of teaching, and the one after it."""
+    plan = [{"unit": "profile/ada/letters", "stage": 2, "estimate": 3.0, "done": False}]
+    plan += [{"unit": "distill/joint", "stage": 4, "estimate": 60.0, "done": False}]
+    first = [
+        {"kind": "run_started", "plan": plan},
+        {"kind": "stage_started", "stage": 2, "name": "profile"},
+        {"kind": "unit_started", "unit": "profile/ada/letters", "stage": 2},
+        {"kind": "unit_ended", "unit": "profile/ada/letters", "seconds": 31.625, "reused": False},
+        {"kind": "stage_ended", "stage": 2, "seconds": 31.75},
+        {"kind": "stage_started", "stage": 4, "name": "distill"},
+        {"kind": "unit_started", "unit": "distill/joint", "stage": 4},
+        {"kind": "heartbeat", "unit": "distill/joint", "seconds": 4.0, "memory_mb": 300},
+    ]
+    second = [
+        {"kind": "run_started", "plan": plan},
+        {"kind": "stage_started", "stage": 1, "name": "registry"},
+        {"kind": "stage_ended", "stage": 1, "seconds": 0.875},
+        {"kind": "stage_started", "stage": 2, "name": "profile"},
+        {"kind": "unit_ended", "unit": "profile/ada/letters", "seconds": 31.625, "reused": True},
+        {"kind": "stage_ended", "stage": 2, "seconds": 0.125},
+        {"kind": "stage_started", "stage": 4, "name": "distill"},
+        {"kind": "unit_started", "unit": "distill/joint", "stage": 4},
+        {"kind": "unit_ended", "unit": "distill/joint", "seconds": 58.375, "reused": False},
+        {"kind": "unit_started", "unit": f"return/1/{HOSTILE}", "stage": 4},
+        {"kind": "unit_ended", "unit": f"return/1/{HOSTILE}", "seconds": 11.25, "reused": False},
+        {"kind": "stage_ended", "stage": 4, "seconds": 70.5},
+        {"kind": "stage_started", "stage": 6, "name": "package"},
+    ]
+    return first + second
 
 
 def put_report(run: Path) -> None:

@@ -1,114 +1,35 @@
 """The page in a real browser: it fits a telephone and a screen, is silent, asks for nothing, and passes axe.
 
-NEXUS_CHROMIUM (or a chromium on the PATH) is the browser; NEXUS_AXE the file axe.min.js of the npm package axe-core. It is
-driven by its DevTools protocol over two pipes: no driver is needed, and no port is open.
+The browser is that of tests/report/picture.py; NEXUS_AXE is the file axe.min.js of the npm package axe-core.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
+import io
 import os
-import select
-import shutil
-import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
-BROWSER = os.environ.get("NEXUS_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-AXE = os.environ.get("NEXUS_AXE")
-OPTIONS = [
-    "--headless",
-    "--no-sandbox",
-    "--no-zygote",
-    "--single-process",
-    "--in-process-gpu",
-    "--remote-debugging-pipe",
-]
-SECONDS = 60
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no browser here: install chromium, or name one in NEXUS_CHROMIUM"),
-]
+CHROMIUM, AXE = os.environ.get("NEXUS_CHROMIUM"), os.environ.get("NEXUS_AXE")  # tests do not see them later
+pytestmark = pytest.mark.slow
 
 
-class Tab:
-    """One page of one browser. `events` are all that it told so far."""
-
-    def __init__(self, profile: Path) -> None:
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
-        fds = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (theirs_in, theirs_out)]  # the browser's are 3 and 4
-        script = f'exec "$@" 3<&{fds[0]} 4>&{fds[1]}'
-        command = ["bash", "-c", script, "-", str(BROWSER), *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        silent = subprocess.DEVNULL
-        self.process = subprocess.Popen(command, pass_fds=fds, stdout=silent, stderr=silent)
-        for fd in (theirs_in, theirs_out, *fds):
-            os.close(fd)
-        self.events: list[dict[str, Any]] = []
-        self._sent, self._rest, self._session = 0, b"", None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self._sent += 1
-        message = {"id": self._sent, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        answer = self.wait(lambda told: told.get("id") == self._sent)
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def wait(self, wanted: Any) -> dict[str, Any]:
-        end = time.monotonic() + SECONDS
-        while True:
-            while b"\0" in self._rest:
-                line, _, self._rest = self._rest.partition(b"\0")
-                told = json.loads(line)
-                self.events.append(told)
-                if wanted(told):
-                    return told
-            ready, _, _ = select.select([self._in], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"the browser says nothing for {SECONDS} s"
-            data = os.read(self._in, 1 << 16)
-            assert data, "the browser is gone"
-            self._rest += data
-
-    def evaluate(self, expression: str) -> Any:
-        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
-
-    def show(self, path: Path, width: int, scheme: str = "light", trusted: bool = False) -> None:
-        self.call("Page.setBypassCSP", enabled=trusted)
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
-        if not any(told.get("method") == "Page.loadEventFired" for told in self.events):
-            self.wait(lambda told: told.get("method") == "Page.loadEventFired")
-
-    def told(self, *methods: str) -> list[dict[str, Any]]:
-        return [event["params"] for event in self.events if event.get("method") in methods]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._in)
-        os.close(self._out)
+@pytest.fixture(scope="module")
+def picture(module_at: Callable[[Path], ModuleType]) -> ModuleType:
+    """tests/report/picture.py as a module."""
+    return module_at(Path(__file__).with_name("picture.py"))
 
 
 @pytest.fixture
-def tab(tmp_path: Path) -> Iterator[Tab]:
-    found = Tab(tmp_path / "profile")
+def tab(picture: ModuleType, tmp_path: Path) -> Iterator[Any]:
+    browser = CHROMIUM or picture.find_browser()
+    if browser is None:
+        pytest.skip("no browser here: install chromium, or name one in NEXUS_CHROMIUM")
+    found = picture.Tab(browser, tmp_path / "profile")
     yield found
     found.close()
 
@@ -160,3 +81,12 @@ def test_these_tests_can_fail(tab, shown_page):
     tab.show(shown_page, 390, trusted=True)
     assert len(tab.told("Runtime.consoleAPICalled")) == 1
     assert len(tab.told("Network.requestWillBeSent")) == 2
+
+
+def test_a_picture_of_it_is_small_enough_for_the_repository(picture, tab, shown_page):
+    from PIL import Image
+
+    made = picture.small(tab.picture(shown_page, picture.WIDTH, picture.HEIGHT))
+    with Image.open(io.BytesIO(made)) as image:
+        assert image.size == (picture.WIDTH, picture.HEIGHT) and len(image.convert("RGB").getcolors(1 << 24)) > 20
+    assert len(made) < picture.MOST

@@ -10,13 +10,28 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nexus_core.cli.context import open_plugins, open_registry
+from nexus_core.cli.context import load_teacher, open_plugins, open_registry
 from nexus_core.cli.main import cli
-from nexus_core.errors import ContractFailed, DataError, NexusError
+from nexus_core.errors import ContractFailed, DataError, ModelError, NexusError
+from nexus_core.gate.report import signed, write_report
+from nexus_core.registry import load_registry
 from nexus_core.report.collect import ReportOrder, collect
+from nexus_core.resources import shared_path
 from nexus_core.student.arch import ARCH, read_arch, write_arch
 
-PARTS = ("retention", "study", "profiles", "trainings", "router", "times", "decisions", "answers")
+PARTS = (
+    "retention",
+    "conditions",
+    "forms",
+    "study",
+    "registry",
+    "profiles",
+    "trainings",
+    "router",
+    "times",
+    "decisions",
+    "answers",
+)
 
 
 def of(run: Path, **changes: object) -> dict:
@@ -203,3 +218,157 @@ def test_texts_that_no_page_can_show_are_marked(collected):
     told = collected["answers"]["rows"][0]["pairs"][1]["teacher"]
     assert told == "half \ufffd, a bell \ufffd and an escape \ufffd[31m"
     json.dumps(collected, ensure_ascii=False, allow_nan=False).encode()
+
+
+# --- what `nexus run` leaves -------------------------------------------------------------------------------------
+
+
+def test_every_teacher_of_the_registry_stands_with_its_fate_and_the_way_to_get_it(run, collected):
+    assert collected["registry"]["source"] == "registry_report.json"
+    groups = {group["status"]: group for group in collected["registry"]["groups"]}
+    assert list(groups) == ["selected", "merged", "dropped", "absent"]
+    assert [(row["teacher"], row["capabilities"]) for row in groups["selected"]["rows"]] == [
+        ("ada", ["letters"]),
+        ("bob", ["errors"]),
+    ]
+    assert groups["absent"]["rows"][0]["how"] == "get zoe/zoe and set `path:` of its row"
+    assert groups["merged"]["rows"][0]["reason"] == "merged into ada: the same weights"
+    told = json.loads((run / "registry_report.json").read_text())["teachers"]
+    assert sum(group["n"] for group in groups.values()) == len(told)
+
+
+def test_without_the_runs_word_the_registry_is_asked(run, here, tmp_path, monkeypatch):
+    (run / "registry_report.json").unlink()
+    assert "absent" in of(run)["registry"]
+    rows = {row.id for row in open_registry().teachers.values()}
+    groups = {group["status"]: group for group in of(run, registry=open_registry())["registry"]["groups"]}
+    assert {row["teacher"] for group in groups.values() for row in group["rows"]} == rows
+    assert {row["teacher"] for row in groups["profiled"]["rows"]} == {"ada", "bob"}
+    shipped = load_registry(shared_path("registry.yaml"))
+    groups = {group["status"]: group for group in of(run, registry=shipped)["registry"]["groups"]}
+    absent = {row["teacher"]: row for row in groups["absent"]["rows"]}
+    assert len(absent) == 14
+    for name, row in absent.items():
+        with pytest.raises(ModelError) as told:
+            load_teacher(open_plugins(), shipped.teacher(name))
+        assert (row["reason"] in told.value.message, row["how"]) == (True, told.value.hint)
+
+
+def test_the_conditions_are_those_of_the_gate_and_the_worst_kind_is_first(run, collected):
+    report = json.loads((run / "verify_report.json").read_text())
+    errors, letters = collected["conditions"]["rows"]
+    assert (errors["capability"], letters["capability"]) == ("errors", "letters"), "in the order of the report"
+    for row in (errors, letters):
+        told = report["conditions"][row["capability"]]
+        assert [(p["from"], p["to"], p["n"], p["student"]) for p in row["length"]] == [
+            (*p["characters"], p["n"], p["student_score"]) for p in told["length"]
+        ]
+        assert row["length"][3]["ratio"] == told["length"][3]["student_score"] / told["length"][3]["teacher_score"]
+        assert (row["batch"], row["truncated"], row["ms_per_token"]) == (told["batch"], 3, 1.375)
+    assert errors["strata"][0]["student"] > errors["strata"][1]["student"], "of errors, fewer are better"
+    assert letters["strata"][0]["student"] < letters["strata"][1]["student"]
+    (run / "verify_report.json").unlink()
+    assert "nexus verify" in of(run)["conditions"]["command"]
+
+
+def test_returns_to_earlier_stages_are_told(collected):
+    kept = collected["retention"]
+    assert (kept["kept"], kept["of"]) == (1, 2)
+    assert [(r["attempt"], r["stage"], r["capability"], r["steps"]) for r in kept["returns"]] == [
+        (1, 4, "errors", 1200),
+        (2, 3, "errors", 2400),
+        (2, 3, "", None),
+    ]
+    assert kept["returns"][1]["note"].startswith("rank 8 becomes 12")
+    assert "no room" in kept["returns"][2]["note"]
+
+
+def test_returns_of_the_command_without_a_run_are_to_stage_4(run, made):
+    body = made.verified(run)
+    for attempt in body["attempts"]:
+        attempt.pop("stage")
+    write_report(run / "verify_report.json", signed(body))
+    assert {row["stage"] for row in of(run)["retention"]["returns"]} == {4}
+
+
+def test_other_forms_stand_with_their_own_scores(run, collected):
+    (variant,), exports = collected["forms"]["variants"], collected["forms"]["exports"]
+    told = json.loads((run / "verify_report.json").read_text())["variants"]["nf4"]
+    assert (variant["form"], variant["verdict"]) == ("nf4", "fail")
+    for row in variant["rows"]:
+        own = told["capabilities"][row["capability"]]
+        assert [row[k] for k in ("score", "teacher_score", "ratio", "n", "verdict")] == [
+            own[k] for k in ("student_score", "teacher_score", "ratio", "n", "verdict")
+        ]
+    assert [(e["form"], e["place"], e["verdict"]) for e in exports] == [
+        ("gguf, fp16", "exports/gguf", "fail"),
+        ("hf, fp16", "exports/plain", "pass"),
+    ]
+    line = json.loads((run / "exports/gguf/export_report.json").read_text())["lines"][0]
+    row = exports[0]["rows"][0]
+    assert [row[k] for k in ("score", "ratio", "same_answers", "n")] == [
+        line[k] for k in ("score", "ratio_to_teacher", "same_answers", "n")
+    ]
+    assert exports[1]["note"] == "made of another bundle than the one that lies here"
+
+
+def test_times_are_of_the_last_start_and_what_it_found_done_counts_as_once(collected):
+    times = collected["times"]
+    assert [(u["stage"], u["seconds"], u["reused"]) for u in times["units"]] == [
+        (2, 31.625, True),
+        (4, 58.375, False),
+        (4, 11.25, False),
+    ]
+    assert [(s["stage"], s["name"], s["seconds"], s["units"], s["reused"], s["now"]) for s in times["stages"]] == [
+        (1, "registry", 0.875, 0, 0, 0.875),
+        (2, "profile", 31.625, 1, 1, 0.125),
+        (4, "distill", 58.375 + 11.25, 2, 0, 70.5),
+        (6, "package", None, 0, 0, None),  # under way: it is the one that writes this
+    ]
+
+
+def test_events_of_a_run_that_is_at_work_are_read_to_the_last_whole_line(run):
+    before = of(run)["times"]
+    with (run / "events.jsonl").open("a") as file:
+        file.write('{"kind": "unit_en')
+    assert of(run)["times"] == before
+    with (run / "events.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(DataError, match=r"events.jsonl, line 22 is no event"):
+        of(run)
+    (run / "events.jsonl").unlink()
+    assert of(run)["times"]["stages"] == [] and of(run)["times"]["rows"]
+
+
+def test_the_one_command_has_every_option_of_the_run(run, collected):
+    whole = collected["commands"]["run"]
+    program, command, *words = shlex.split(whole["command"])
+    assert (program, command) == ("nexus", "run")
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert given == {
+        "--run": "runs/a run",
+        "--out": "runs/a run/nexus_bundle_v1",
+        "--plugins": "text,letters",
+        "--datasets": "letters=my data/letters.jsonl",
+        "--sample-size": "500",
+        "--seed": "42",
+    }
+    assert whole["registry"] == "b" * 64
+    (run / "scope.json").unlink()
+    assert of(run)["commands"]["run"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("registry_report.json", '{"teachers": [{"teacher": "ada"}]}'),
+        ("scope.json", "{}"),
+        ("events.jsonl", '{"kind": "unit_ended"}\n'),
+        ("events.jsonl", "[]\n"),
+        ("exports/gguf/export_report.json", "{}"),
+    ],
+)
+def test_a_damaged_file_of_the_run_is_named(run, name, content):
+    (run / name).write_text(content)
+    with pytest.raises(NexusError, match=Path(name).name):
+        of(run)

@@ -72,9 +72,21 @@ def test_every_figure_is_that_of_report_json(collected, page):
         assert text == shown(value, attributes["data-form"])
         assert attributes["value"] == ("" if value is None else str(value))
     places = {attributes["data-at"] for attributes, _ in figures}
-    assert len(places) > 150
+    assert len(places) > 250
     for part in (
+        "retention/kept",
+        "retention/returns/1/missed",
         "retention/rows/1/ratio",
+        "retention/rows/0/controls/2/score",
+        "conditions/rows/1/length/3/ratio",
+        "conditions/rows/0/strata/1/student",
+        "conditions/rows/0/batch/score_alone",
+        "conditions/rows/1/ms_per_token",
+        "forms/variants/0/rows/1/score",
+        "forms/exports/0/rows/0/same_answers",
+        "registry/groups/0/n",
+        "times/stages/2/seconds",
+        "times/units/1/seconds",
         "study/rows/0/score/value",
         "router/rows/1/counts/2",
         "sizes/stages/0/bytes",
@@ -92,7 +104,9 @@ def test_no_other_number_is_written(collected, page):
 
 def test_no_text_of_a_file_is_run(collected, page, made):
     found = Page(page)
-    assert page.count("&lt;script&gt;alert(1)") >= 4  # teacher's answer, reasons, a rollback's detail, a decision
+    assert (
+        page.count("&lt;script&gt;alert(1)") >= 10
+    )  # answers, reasons, details, decisions, kinds, notes, units, fates
     assert made.HOSTILE in "".join(found.texts)
     tags = {tag for tag, _ in found.elements}
     assert not tags & {"script", "img", "iframe", "object", "embed", "link", "form", "base"}

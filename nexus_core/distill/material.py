@@ -18,6 +18,7 @@ from nexus_core.distill.targets import TrainingRow
 from nexus_core.distill.vocabulary import Vocabulary, load_vocabulary
 from nexus_core.errors import DataError
 from nexus_core.plugins import Plugins
+from nexus_core.profiling import OUTPUT
 from nexus_core.profiling.artifacts import ProfileStore
 from nexus_core.profiling.cache import SignalCache
 from nexus_core.profiling.heads import important_heads
@@ -28,7 +29,7 @@ from nexus_core.registry.paths import resolve_path
 from nexus_core.student.arch import AdapterArch, StudentArch
 from nexus_core.types import CapabilityMetric, Contract, Sample, SampleRequest, Split
 
-PROFILES, SIGNALS, WORK = "niwt_stage2_output", "signals", "distill"
+SIGNALS, WORK = "signals", "distill"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +102,7 @@ class Gatherer:
         """Where the rows of one capability are, and how they are built."""
         adapter = arch.adapter(capability)
         refuse_use(self.registry.teacher(adapter.teacher), "distilled")
-        profile = ProfileStore(self.run / PROFILES).read(adapter.teacher, capability)
+        profile = ProfileStore(self.run / OUTPUT).read(adapter.teacher, capability)
         contract = self.registry.contract(capability, adapter.teacher)
         plan = plan_capability(profile, contract, PlanSettings.of(self.registry.profiling))
         spaces = anchor_spaces(adapter.sites, profile, {block.block: block.slots for block in plan.blocks})

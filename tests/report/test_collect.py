@@ -353,6 +353,7 @@ def test_the_one_command_has_every_option_of_the_run(run, collected):
         "--sample-size": "500",
         "--seed": "42",
     }
+    assert CliRunner().invoke(cli, [command, *words, "--help"]).exit_code == 0, "the command knows every flag"
     assert whole["registry"] == "b" * 64
     (run / "scope.json").unlink()
     assert of(run)["commands"]["run"] is None

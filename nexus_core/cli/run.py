@@ -127,13 +127,20 @@ class _Read:
 
 def _plan(options: RunOptions, progress: Progress) -> Plan:
     from nexus_core.cli.context import open_plugins, open_registry
+    from nexus_core.discovery import discover
     from nexus_core.distill.run import check_device
-    from nexus_core.pipeline.plan import make_plan
+    from nexus_core.pipeline.plan import kept_capabilities, make_plan
     from nexus_core.pipeline.units import Ledger
+    from nexus_core.types import Kind
 
     check_device(options.device)
-    names = None if options.plugins is None else ",".join(options.plugins)
-    return make_plan(options, open_registry(), open_plugins(names), Ledger(options.run, progress))
+    registry, ledger = open_registry(), Ledger(options.run, progress)
+    names = None if options.plugins is None else list(options.plugins)
+    if names is not None:
+        here = {ref.name for ref in discover() if ref.kind is Kind.CAPABILITY}
+        kept = kept_capabilities(options.run, registry, ledger)
+        names += [name for name in kept if name in here and name not in names]
+    return make_plan(options, registry, open_plugins(None if names is None else ",".join(names)), ledger)
 
 
 def _misfits(plan: Plan) -> list[str]:

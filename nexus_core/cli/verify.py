@@ -160,7 +160,7 @@ def print_report(report: Report) -> None:
     for attempt in report.body["attempts"]:
         taught = ", ".join(entry["capability"] for entry in attempt["adapters"])
         said = "; ".join(filter(None, [taught, attempt.get("failed")]))
-        click.echo(f"return {attempt['attempt']} to stage 4: {said}")
+        click.echo(f"return {attempt['attempt']} to stage {attempt.get('stage', 4)}: {said}")
     from nexus_core.gate.verdict import INCOMPLETE
 
     moved = [name for name, teacher in report.body["isolation"]["teachers"].items() if teacher["moved"]]

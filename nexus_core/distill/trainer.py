@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from types import FrameType
+from typing import Any, NoReturn
 
 from nexus_core.distill.checkpoints import Checkpoints, load_weights
 from nexus_core.distill.job import Job, Outcome, outcome_from
@@ -42,9 +44,9 @@ def _run(job: Job, checkpoints: Checkpoints) -> Outcome:
         try:
             while (outcome := loop.outcome) is None:
                 loop.advance()
-                if stop.is_set():
+                if stop.number is not None:
                     loop.save(may_be_best=False)
-                    raise KeyboardInterrupt
+                    stop.answer()
             return outcome
         except DistillFailed as error:
             error.add_note(f"while teaching {job.capability}")
@@ -76,16 +78,34 @@ def _prepared(job: Job) -> Iterator[None]:
             parameter.grad = None
 
 
+class _Stop:
+    """SIGINT and SIGTERM wait until the step is made and saved; then whoever handled them before has them."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+
+    def answer(self) -> NoReturn:
+        """As it would have been answered without the wait; in any case the training ends here."""
+        handler = self.before.get(self.number or 0)
+        if callable(handler):
+            handler(self.number, None)
+        raise KeyboardInterrupt
+
+
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set: a step is never cut in its middle. Only the main thread gets signals."""
-    stop = threading.Event()
+def _stopping() -> Iterator[_Stop]:
+    """A step is never cut in its middle. Only the main thread gets signals."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop.before = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in stop.before.items():
             signal.signal(number, handler)

@@ -89,7 +89,7 @@ class Engine:
         return ended
 
     def _stages(self) -> Ended:
-        for stage in (0, 1):
+        for stage in (0, 1)[: self.last + 1]:
             with self._stage(stage):
                 self._write_documents()
         for stage in (2, 3, 4):
@@ -109,6 +109,7 @@ class Engine:
             write_rounds(self.plan.bench)
             for unit in self.plan.of(3, 4):
                 self.do(unit)
+            self._write_documents()
             self._summarise()
         else:
             for unit in self.plan.of(stage)[: 1 if stage == 3 else None]:

@@ -15,12 +15,12 @@ from nexus_core.errors import StateError
 from nexus_core.pipeline.bench import Bench
 from nexus_core.pipeline.hashes import Hashes
 from nexus_core.pipeline.ladder import read_ladder
-from nexus_core.pipeline.selection import Pair, Selection, Selector
+from nexus_core.pipeline.selection import Pair, Selection, Selector, Standing, Status
 from nexus_core.pipeline.stages.student import Parts
 from nexus_core.pipeline.units import UNITS, Estimate, Ledger, Unit, digest_of, plain
 from nexus_core.pipeline.work.finish import bundle_unit, report_unit
 from nexus_core.pipeline.work.gate import Subject, verify_unit
-from nexus_core.pipeline.work.profile import profile_unit
+from nexus_core.pipeline.work.profile import profile_unit, unable
 from nexus_core.pipeline.work.teach import (
     BASE,
     MADE,
@@ -85,7 +85,7 @@ def make_plan(options: RunOptions, registry: Registry, plugins: Plugins, ledger:
     """Everything that `nexus run` would do now."""
     ladder = read_ladder()
     _, rung = ladder.rung(options.sample_size)
-    before = _kept(options.run, registry)
+    before = kept_rounds(options.run, registry)
     bench = Bench(
         options=options,
         rung=rung,
@@ -173,7 +173,14 @@ def _rows(bench: Bench, units: Sequence[Unit]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _kept(run: Path, registry: Registry) -> list[list[Pair]]:
+def kept_capabilities(run: Path, registry: Registry, ledger: Ledger) -> list[str]:
+    """What the run's student has been taught: it stays, whatever is selected now."""
+    if not ledger.finished("distill/base"):
+        return []
+    return sorted({pair.capability for taught in kept_rounds(run, registry) for pair in taught})
+
+
+def kept_rounds(run: Path, registry: Registry) -> list[list[Pair]]:
     """The rounds that were begun, without teachers that have been set aside since."""
     path = run / ROUNDS
     try:
@@ -209,6 +216,28 @@ def documents(plan: Plan) -> Mapping[str, Any]:
         "plugins": {ref.key: f"{ref.distribution} {ref.version}" for ref in bench.plugins.refs},
         "rounds": [[pair.name for pair in taught] for taught in bench.rounds],
     }
-    registry = {"teachers": plain(bench.selection.rows)}
+    registry = {"teachers": plain([_fate(plan, row) for row in bench.selection.rows])}
     contracts = {pair.name: plain(bench.contract(pair)) for pair in bench.pairs}
     return {"scope.json": scope, "registry_report.json": registry, "retention_contracts.json": contracts}
+
+
+def _fate(plan: Plan, row: Standing) -> Standing:
+    """As the row stands after profiling and planning, as far as these have come."""
+    from nexus_core.student.arch import read_arch
+
+    bench, path = plan.bench, plan.subject.parts.plan
+    if row.status is not Status.SELECTED:
+        return row
+    pairs = [Pair(row.teacher, capability) for capability in row.capabilities]
+    reasons = {pair: unable(bench.run, pair) for pair in pairs}
+    planned = plan.unit(f"architect/{path.stem}")
+    if bench.ledger.done(planned):
+        decisions = {d.subject: d for d in read_arch(path).decisions if d.action in ("merge", "drop")}
+        for pair in pairs:
+            if pair.name in decisions and not reasons[pair]:
+                reasons[pair] = f"{decisions[pair.name].action}: {decisions[pair.name].reason}"
+    left = tuple(pair.capability for pair in pairs if not reasons[pair])
+    merged = any(reason.startswith("merge: ") for reason in reasons.values())
+    status = Status.SELECTED if left else Status.MERGED if merged else Status.DROPPED
+    said = [row.reason, *(f"{pair.capability}: {reason}" for pair, reason in reasons.items() if reason)]
+    return replace(row, status=status, capabilities=left, reason="; ".join(filter(None, said)))

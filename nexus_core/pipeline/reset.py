@@ -14,6 +14,7 @@ from nexus_core.pipeline.units import UNITS, Ledger
 MADE = (
     "niwt_stage2_output",
     "signals",
+    "unable",
     "architect",
     "checkpoints",
     "distill",

@@ -35,6 +35,10 @@ from nexus_core.types import CapabilityMetric, Contract, PilotScores, Teacher
 Say = Callable[[str], None]
 
 
+class NothingToProtect(ModelError):
+    """The teacher does not have the capability at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProfileSettings:
     """How much to measure. The numbers come from the `profiling` section of registry.yaml."""
@@ -98,7 +102,7 @@ class Profiler:
     def _refuse_hopeless(self, scorer: Scorer) -> None:
         """A teacher that gets nothing right has nothing to protect, and a drop from it could not be seen."""
         if scorer.metric.direction == "higher" and not scorer.baseline.scores.any():
-            raise ModelError(
+            raise NothingToProtect(
                 f"{self.teacher.source.teacher_id or self.teacher.source.path} scores 0 on {self.metric.name} "
                 f"({len(scorer.samples)} samples): there is nothing to protect",
                 "choose a capability that this teacher has: nexus eval TEACHER --capability NAME",

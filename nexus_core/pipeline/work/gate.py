@@ -20,6 +20,7 @@ from nexus_core.gate.verify import GateOrder, verify_subject
 from nexus_core.pipeline.loop_back import Return, teach_on, told
 from nexus_core.pipeline.stages.student import Parts, put_together
 from nexus_core.pipeline.units import Desk, Estimate, Unit, digest_of, file_digest
+from nexus_core.pipeline.work.profile import unable
 from nexus_core.pipeline.work.teach import MADE, PLANS, lesson, plan_path, student_size, write_taught
 from nexus_core.student.arch import ARCH, read_arch, write_arch
 from nexus_core.student.files import ADAPTERS, PART
@@ -102,11 +103,14 @@ def stand(bench: Bench, subject: Subject) -> None:
 
 
 def unplanned(bench: Bench, arch: StudentArch) -> list[Result]:
-    """What was selected and has no adapter, because nothing in its profiles could be planned: its contract is not kept."""
+    """What was selected and has no adapter, because nothing in its profiles could be planned: its contract is not kept.
+
+    Where no teacher has the capability there is nothing to keep: that is dropped, and the registry's report says so.
+    """
     has = {adapter.capability for adapter in arch.adapters}
     found = []
     for pair in bench.pairs:
-        if pair.capability not in has:
+        if pair.capability not in has and not unable(bench.run, pair):
             why = (
                 "; ".join(d.reason for d in arch.decisions if d.subject == pair.name)
                 or "the plan has no adapter for it"

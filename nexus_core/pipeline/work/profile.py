@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nexus_core.atomic import write_atomic
 from nexus_core.pipeline.stages import profile as stage
 from nexus_core.pipeline.units import Desk, Estimate, Unit, digest_of, plain
 from nexus_core.profiling import OUTPUT
@@ -15,9 +17,11 @@ from nexus_core.types import Kind
 if TYPE_CHECKING:
     from nexus_core.pipeline.bench import Bench
     from nexus_core.pipeline.selection import Pair
+    from nexus_core.profiling.run import NothingToProtect
 
 # Numbers of the registry's section that decide other things than what a unit of this stage leaves.
 _ELSEWHERE = {"samples", "sample_sizes", "drill", "overlap_heavy"}
+UNABLE = "unable"
 MIB = 1 << 20
 
 
@@ -50,6 +54,9 @@ def profile_unit(bench: Bench, pair: Pair) -> Unit:
 
 
 def _work(bench: Bench, pair: Pair, desk: Desk) -> Sequence[Path]:
+    from nexus_core.profiling.run import NothingToProtect
+
+    unable_path(bench.run, pair).unlink(missing_ok=True)
     if desk.fresh:
         stage.forget(bench.run, pair.teacher, pair.capability)
     else:
@@ -57,11 +64,35 @@ def _work(bench: Bench, pair: Pair, desk: Desk) -> Sequence[Path]:
     order = _order(bench, pair, desk)
     stage.forget_other_weights(order)
     if not (order.store.root.is_dir() and order.key[:2] in order.store.profiles()):
-        stage.decompose(order)
+        try:
+            stage.decompose(order)
+        except NothingToProtect as error:
+            desk.say(f"dropped: {error.message}")
+            return [_drop(bench.run, pair, error)]
     profile = order.store.read(*order.key)  # as stored, at half precision: in those bases the student will be held
     stage.collect(order, profile)
     stage.score(order, resume=True)
     return stage.profile_files(bench.run, pair.teacher, pair.capability)
+
+
+def unable_path(run: Path, pair: Pair) -> Path:
+    """Where it stands why a teacher does not have a capability, if so."""
+    return run / UNABLE / pair.teacher / f"{pair.capability}.json"
+
+
+def unable(run: Path, pair: Pair) -> str:
+    """Why this teacher cannot teach this, or nothing."""
+    try:
+        return str(json.loads(unable_path(run, pair).read_bytes())["reason"])
+    except FileNotFoundError:
+        return ""
+
+
+def _drop(run: Path, pair: Pair, error: NothingToProtect) -> Path:
+    path = unable_path(run, pair)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps({"reason": error.message}, indent=1) + "\n").encode())
+    return path
 
 
 def _mend(bench: Bench, pair: Pair) -> None:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_core.atomic import write_atomic
 from nexus_core.distill.journal import finite
+from nexus_core.errors import DataError
 from nexus_core.pipeline.capability import UPDATED
 from nexus_core.pipeline.units import Desk, Estimate, Unit, digest_of
+from nexus_core.pipeline.work.profile import unable
 from nexus_core.registry import resolve_path
 from nexus_core.types import Kind
 
@@ -91,11 +93,15 @@ def _plan(bench: Bench, pairs: Sequence[Pair], name: str, before: Before, desk: 
     from nexus_core.pipeline.stages.architect import architect_of, request
     from nexus_core.student.arch import read_arch, write_arch
 
-    architect, wanted = architect_of(bench.run, bench.registry, pairs), request(bench.options, pairs)
+    able = [pair for pair in pairs if not unable(bench.run, pair)]
+    architect, wanted = architect_of(bench.run, bench.registry, able), request(bench.options, able)
     if before.plan is None:
+        if not able:
+            raise DataError("; ".join(unable(bench.run, pair) for pair in pairs), "select another teacher")
         arch = architect.design(wanted)
     else:
-        arch = architect.extend(read_arch(plan_path(bench.run, before.name)), wanted)
+        arch = read_arch(plan_path(bench.run, before.name))
+        arch = architect.extend(arch, wanted) if able else arch
     path = plan_path(bench.run, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_arch(path, arch)
@@ -139,11 +145,13 @@ def _teach(bench: Bench, pairs: Sequence[Pair], name: str, before: Before, desk:
         student = new_student(arch, bench.registry, options.tokenizer, options.device)
         names, adapter = [adapter.capability for adapter in arch.adapters], None
     else:
-        student = grown_student(read_student(made_path(bench.run, before.name)), arch, adapter := name)
-        placed(student.model, options.device)
-        names = [name]
+        student, adapter = read_student(made_path(bench.run, before.name)), name
+        names = [name for planned in arch.adapters if planned.capability == name]
+        if names:
+            student = grown_student(student, arch, name)
+            placed(student.model, options.device)
     order = Order(bench.run, adapter=adapter, fresh=desk.fresh, device=options.device, seed=options.seed)
-    taught, seconds = teach(lesson(bench, order, desk), student, names)
+    taught, seconds = teach(lesson(bench, order, desk), student, names) if names else ([], {})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_student(path, student)
     return [path, write_taught(path.with_suffix(".json"), taught, seconds)]

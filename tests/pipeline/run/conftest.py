@@ -1,9 +1,8 @@
-"""One world for all tests of `nexus run`; what a whole run leaves is made once and copied."""
+"""One world for all tests of `nexus run`; what a run leaves is made once and copied."""
 
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -16,6 +15,8 @@ import pytest
 
 from nexus_core.cli.main import main
 
+STEPS = 100
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -24,12 +25,6 @@ class Ended:
     status: int
     out: str
     err: str
-
-    @property
-    def did(self) -> list[str]:
-        """The units that it did, and did not merely find."""
-        lines = [line.strip() for line in self.err.splitlines()]
-        return [line for line in lines if "started" in line]
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +42,11 @@ def world_once(
 ) -> Any:
     root, site = tmp_path_factory.mktemp("world"), new_site()
     made.build(root, site, module_at(Path(__file__).parents[2] / "gate/gate_world.py"))
-    (root / "here").mkdir()
     return made.World(root, site.path, root / "here")
 
 
 @contextmanager
-def inside(made: ModuleType, world: Any, steps: int = 120) -> Iterator[None]:
+def inside(made: ModuleType, world: Any, steps: int = STEPS) -> Iterator[None]:
     """This process sees the world's plugins and registry, and stands in its working directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(world.site))
@@ -66,31 +60,56 @@ def call(*arguments: object) -> Ended:
     """The command as the shell runs it, funnel and all."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        main(["--debug", "run", *map(str, arguments)])
+        main(["run", *map(str, arguments)])
     return Ended(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
+def _once(made: ModuleType, world: Any, here: Path, *arguments: object) -> Any:
+    """A working directory in which this run has ended well."""
+    here.mkdir()
+    found = made.World(world.root, world.site, here)
+    with inside(made, found):
+        ended = call("--plugins", "letters,errors", *arguments)
+    assert ended.status == 0, ended.err
+    return found
+
+
 @pytest.fixture(scope="session")
-def passed_once(made: ModuleType, world_once: Any) -> Ended:
-    """A whole run in the world's own directory."""
-    with inside(made, world_once):
-        return call("--plugins", "letters,errors")
+def taught_once(made: ModuleType, world_once: Any) -> Any:
+    """Stages 0 to 4."""
+    return _once(made, world_once, world_once.root / "taught", "--stage", 4)
+
+
+@pytest.fixture(scope="session")
+def passed_once(made: ModuleType, world_once: Any) -> Any:
+    """All stages."""
+    return _once(made, world_once, world_once.root / "passed")
 
 
 @pytest.fixture
 def world(made: ModuleType, world_once: Any, tmp_path: Path) -> Iterator[Any]:
-    """An empty working directory."""
-    (tmp_path / "here").mkdir()
-    found = made.World(world_once.root, world_once.site, tmp_path / "here")
-    with inside(made, found):
-        yield found
+    """An empty working directory, in a world whose registry may be changed."""
+    yield from _own(made, world_once, None, tmp_path)
 
 
 @pytest.fixture
-def after(made: ModuleType, world_once: Any, passed_once: Ended, tmp_path: Path) -> Iterator[Any]:
-    """A working directory in which a run has passed."""
-    assert passed_once.status == 0, passed_once.err
-    found = made.copy_of(world_once, tmp_path / "here")
+def taught(made: ModuleType, world_once: Any, taught_once: Any, tmp_path: Path) -> Iterator[Any]:
+    """A working directory after stages 0 to 4, in a world of its own."""
+    yield from _own(made, world_once, taught_once, tmp_path)
+
+
+@pytest.fixture
+def passed(made: ModuleType, world_once: Any, passed_once: Any, tmp_path: Path) -> Iterator[Any]:
+    """A working directory after a whole run, in a world of its own."""
+    yield from _own(made, world_once, passed_once, tmp_path)
+
+
+def _own(made: ModuleType, world: Any, after: Any, tmp_path: Path) -> Iterator[Any]:
+    here = tmp_path / "here"
+    shutil.copytree(after.here, here) if after else here.mkdir()
+    (tmp_path / "teachers").symlink_to(world.root / "teachers")
+    shutil.copy(world.registry, tmp_path)
+    found = made.World(tmp_path, world.site, here)
     with inside(made, found):
         yield found
 
@@ -98,17 +117,3 @@ def after(made: ModuleType, world_once: Any, passed_once: Ended, tmp_path: Path)
 @pytest.fixture
 def nexus_run() -> Callable[..., Ended]:
     return call
-
-
-@pytest.fixture
-def private(made: ModuleType, world_once: Any, tmp_path: Path) -> Callable[[Any], Any]:
-    """The same working directory in a world of its own, whose registry and teachers may be changed."""
-
-    def split(world: Any) -> Any:
-        root = tmp_path / "root"
-        shutil.copytree(world_once.root / "teachers", root / "teachers")
-        shutil.copy(world_once.root / "registry.yaml", root / "registry.yaml")
-        os.environ["NEXUS_REGISTRY"] = str(root / "registry.yaml")
-        return made.World(root, world.site, world.here)
-
-    return split

@@ -6,6 +6,7 @@ Everything is real and tiny, and small numbers stand in for the preset's and the
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -94,9 +95,9 @@ presets:
 """
 LADDER = """
 rungs:
-  debug: {samples: 50, profile: 24, signals: 400, characters: 100000, drill: 1.0, steps: 0.1, verify: 40, returns: 0,
+  debug: {samples: 50, profile: 24, signals: 160, characters: 100000, drill: 1.0, steps: 0.1, verify: 40, returns: 0,
     growths: 0, growth: 1.5}
-  standard: {samples: 500, profile: 24, signals: 400, characters: 100000, drill: 1.0, steps: 1.0, verify: 40, returns: 1,
+  standard: {samples: 500, profile: 24, signals: 160, characters: 100000, drill: 1.0, steps: 1.0, verify: 40, returns: 1,
     growths: 1, growth: 1.5}
 measured: {profile: 7.0e-9, signals: 3.5e-10, score: 5.0e-10, rows: 6.0e-6, step: 0.01, step_parameters: 10000.0,
   ask: 1.0e-9, fixed: 1.0, memory_mb: 500, bytes_per_character: 60}
@@ -126,6 +127,22 @@ class World:
     def state(self) -> dict[str, Any]:
         return json.loads((self.here / ".pipeline_state.json").read_text())
 
+    def did(self) -> list[str]:
+        """The units that the last start did, and did not merely find."""
+        events = [json.loads(line) for line in (self.run / "events.jsonl").read_text().splitlines()]
+        last = max(i for i, event in enumerate(events) if event["kind"] == "run_started")
+        return [e["unit"] for e in events[last:] if e["kind"] == "unit_ended" and not e["reused"]]
+
+    def warnings(self) -> list[str]:
+        events = [json.loads(line) for line in (self.run / "events.jsonl").read_text().splitlines()]
+        return [event["text"] for event in events if event["kind"] == "warning"]
+
+    def hashes(self, name: str) -> dict[str, str]:
+        """Of every file below a directory of the run."""
+        top = self.run / name
+        files = sorted(path for path in top.rglob("*") if path.is_file())
+        return {f.relative_to(top).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
 
 def build(root: Path, site: Any, gate: Any) -> None:
     """Teachers, backbone, packs and registry. `gate` is tests/gate/gate_world.py."""
@@ -145,15 +162,15 @@ def build(root: Path, site: Any, gate: Any) -> None:
         site.add("capability", name, source)
 
 
-def write_registry(root: Path, **texts: str) -> None:
-    """`texts`: what is to be replaced in the text of the registry, by what (both as `old=new` pairs of words)."""
+def write_registry(root: Path, changes: dict[str, str] | None = None) -> None:
+    """`changes`: what is to be replaced in the text of the registry, and by what."""
     text = REGISTRY
     for teacher in sorted(set(CAPABILITIES.values())):
         carried = ", ".join(name for name, of in CAPABILITIES.items() if of == teacher)
         text += TEACHER.format(name=teacher, carried=carried, role="", path=f"teachers/{teacher}")
     text += TEACHER.format(name="seed", carried="", role="role: backbone\n    ", path="teachers/seed")
     text += TEACHER.format(name="far", carried="letters", role="", path="teachers/far")
-    for old, new in texts.items():
+    for old, new in (changes or {}).items():
         assert old in text
         text = text.replace(old, new)
     (root / "registry.yaml").write_text(text)

@@ -30,6 +30,7 @@ SLOW = {  # they load models
     "docs/how-to/infer.md",
     "docs/how-to/maintain.md",
     "docs/how-to/profile.md",
+    "docs/how-to/run.md",
     "docs/how-to/verify.md",
     "docs/plugins/hooks.md",
     "docs/plugins/testing.md",

@@ -55,10 +55,10 @@ def attend(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float,
-    **_: Any,
+    **given: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls: (B, H, T, e) to (B, T, H, e)."""
+    scaling: float = given["scaling"]
     if attention_mask is not None or query.shape[2] != key.shape[2]:
         raise UsageError(
             "attention for teaching takes whole rows that are padded on the right, and no mask",

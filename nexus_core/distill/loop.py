@@ -293,8 +293,13 @@ class Loop:
             return
         own = {name: parameter.detach().clone() for name, parameter in self.trained.all.items()}
         load_weights(self.trained.all, best.weights)
-        then = self._measure(validation, full=True)
-        if not validation.better(then.score, now.score):  # of equals the later ones: they were taught for longer
+        known = place_from(best.meta.state)
+        if known.progress.step == best.meta.step and known.measured and known.measured["full"]:
+            self.place.measured = known.measured  # of these very weights
+        else:
+            self._measure(validation, full=True)
+        then = self.place.measured or {}
+        if not validation.better(then["score"], now.score):  # of equals the later ones: they were taught for longer
             load_weights(self.trained.all, own)
             self.place.measured = asdict(now)
 

@@ -184,12 +184,22 @@ class Distiller:
         return bool(self.settings.retention.every)
 
     def _measure(self, name: str) -> Taught:
-        """On all answers: a later training may have moved the backbone under an earlier adapter."""
+        """On all answers; the last training's own measurement is of these very weights."""
         validation = self._validation(self.materials[name])
-        self.student.model.eval()
-        measured = validation.measure(self.settings.retention, full=True)
-        reached = validation.reached(measured.score)
-        return Taught(name, {**asdict(measured), "reached": reached}, tuple(self._trainings[name]))
+        measured = self._measured(name)
+        if measured is None:
+            self.student.model.eval()
+            measured = asdict(validation.measure(self.settings.retention, full=True))
+        reached = validation.reached(measured["score"])
+        return Taught(name, {**measured, "reached": reached}, tuple(self._trainings[name]))
+
+    def _measured(self, name: str) -> Mapping[str, Any] | None:
+        """How its last training that came to an end left it: what was taught alone later moved nothing under it."""
+        for training in reversed(self._trainings[name]):
+            if measured := training.get("measured"):
+                own: Mapping[str, Any] = measured["parts"].get(name, measured)
+                return own if own["full"] else None
+        return None
 
     def _batches(self, material: Material, settings: TeachSettings, share: float = 1.0) -> Any:
         """`share`: of all batches of the training."""

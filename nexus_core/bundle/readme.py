@@ -25,7 +25,6 @@ def readme(manifest: Manifest) -> str:
             f"# {manifest.name}",
             "",
             "One offline model with the capabilities below. It needs none of the teachers that it learned from.",
-            "",
             f"In Python, from the directory that `{manifest.name}` lies in (elsewhere, or renamed, give its path):",
             "",
             "```python",

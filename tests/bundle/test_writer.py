@@ -172,3 +172,12 @@ def test_a_bundle_needs_no_file_outside_itself(bundle: Path, tmp_path: Path) -> 
     moved = tmp_path / "moved"
     shutil.move(bundle, moved)
     assert check_bundle(moved).name == "nexus_bundle_v1"
+
+
+def test_the_readme_says_where_its_example_runs(tiny: ModuleType, tmp_path: Path) -> None:
+    """The path in it is the bundle's name, as its bytes are the same wherever it is built."""
+    texts = {(tiny.make(tmp_path / place, name="mine") / "README.md").read_text() for place in ("here", "there")}
+    assert len(texts) == 1
+    text = texts.pop()
+    assert "from the directory that `mine` lies in (elsewhere, or renamed, give its path)" in text
+    assert 'NexusModel.load("mine")' in text

@@ -256,8 +256,23 @@ def _print_end(plan: Plan, ended: Ended) -> None:
         return
     print_report(ended.report)
     if ended.bundle is not None:
-        name = next(iter(ended.report.capabilities))
         click.echo(f"bundle: {ended.bundle}")
-        click.echo(f"try it: nexus infer {ended.bundle} --capability {name} --prompt 'your question'")
+        click.echo(f"try it: {_trial(plan, ended.bundle)}")
     if ended.page is not None:
         click.echo(f"report: {ended.page}")
+
+
+def _trial(plan: Plan, bundle: Path) -> str:
+    """A command that asks the bundle something, of a capability whose questions are short."""
+    import shlex
+    from itertools import islice
+
+    from nexus_core.types import SampleRequest, Split
+
+    asked: dict[str, str] = {}
+    for name, metric in plan.bench.selection.metrics.items():
+        if name in plan.bench.selection.capabilities and not plan.bench.registry.capability(name).isolated:
+            for sample in islice(metric.samples(SampleRequest(Split.VERIFY, 1)), 1):
+                asked[name] = sample.prompt
+    chosen = min(asked, key=lambda name: len(asked[name]))
+    return shlex.join(["nexus", "infer", str(bundle), "--capability", chosen, "--prompt", asked[chosen]])

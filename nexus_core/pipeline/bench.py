@@ -59,6 +59,16 @@ class Bench:
         return min(self.rung.verify, self.registry.gate.samples)
 
     @property
+    def held_back(self) -> int:
+        """Samples that a profile is verified on."""
+        return min(self.rung.held_back, self.registry.profiling.verify_samples)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that a profile looks at."""
+        return min(self.rung.blocks, self.registry.profiling.layers)
+
+    @property
     def load_options(self) -> LoadOptions:
         """How teachers are loaded."""
         return LoadOptions(device=self.options.device, quantization=self.options.quantization)

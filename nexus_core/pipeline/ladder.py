@@ -21,6 +21,8 @@ class Rung:
 
     samples: int
     profile: int
+    held_back: int
+    blocks: int
     signals: int
     characters: int
     drill: float

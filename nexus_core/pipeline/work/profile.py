@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from nexus_core.profiling.run import NothingToProtect
 
 # Numbers of the registry's section that decide other things than what a unit of this stage leaves.
-_ELSEWHERE = {"samples", "sample_sizes", "drill", "overlap_heavy"}
+_ELSEWHERE = {"samples", "sample_sizes", "drill", "overlap_heavy", "verify_samples", "layers"}
 UNABLE = "unable"
 MIB = 1 << 20
 
@@ -35,7 +36,7 @@ def profile_unit(bench: Bench, pair: Pair) -> Unit:
         code=bench.code((Kind.CAPABILITY, pair.capability)),
         contract=[contract.benchmark, contract.metric, contract.direction, contract.rank_cap, contract.thresholds],
         numbers=numbers,
-        samples=bench.rung.profile,
+        samples=[bench.rung.profile, bench.held_back, bench.blocks],
         amounts=amounts,
         layers=bench.options.layers,
         data=bench.data_identity(pair.capability),
@@ -124,6 +125,7 @@ def _order(bench: Bench, pair: Pair, desk: Desk) -> stage.ProfileOrder:
     teacher = load_teacher(bench.plugins, bench.registry.teacher(pair.teacher), bench.load_options)
     data = bench.options.datasets.get(pair.capability)
     layers, seed = bench.options.layers, bench.options.seed
+    settings = stage.profile_settings(bench.registry, bench.rung.profile, layers=layers, seed=seed, data=data)
     return stage.ProfileOrder(
         run=bench.run,
         registry=bench.registry,
@@ -132,7 +134,7 @@ def _order(bench: Bench, pair: Pair, desk: Desk) -> stage.ProfileOrder:
         metric=bench.selection.metrics[pair.capability],
         teacher=teacher,
         weights=weights_hash(teacher),
-        settings=stage.profile_settings(bench.registry, bench.rung.profile, layers=layers, seed=seed, data=data),
+        settings=replace(settings, verify=bench.held_back, blocks=bench.blocks),
         amounts=bench.amounts(pair),
         say=desk.say,
         beat=lambda: None,
@@ -156,8 +158,7 @@ def _estimate(bench: Bench, pair: Pair, amounts: stage.Amounts) -> Estimate:
     size, costs, length = teacher_size(bench.registry, pair.teacher), bench.measured, bench.characters(pair)
     kept = amounts.signals * length
     told = amounts.drill * bench.characters(pair, drill=True) if amounts.drill else 0.0
-    numbers = bench.registry.profiling
-    profiled = (bench.rung.profile + numbers.verify_samples) * length
+    profiled = (bench.rung.profile + bench.held_back) * length
     seconds = size * (
         costs.profile * profiled + costs.signals * (kept + told / 3) + costs.score * amounts.gate * length
     )

@@ -21,6 +21,9 @@ import pytest
 import yaml
 from transformers import LlamaForCausalLM
 
+from nexus_core.architect.presets import load_presets
+from nexus_core.distill.routing import RouterSettings
+
 CAPABILITIES = {"letters": "ada", "errors": "bob"}
 REGISTRY = """\
 version: 1
@@ -95,10 +98,10 @@ presets:
 """
 LADDER = """
 rungs:
-  debug: {samples: 50, profile: 24, signals: 160, characters: 100000, drill: 1.0, steps: 0.1, verify: 40, returns: 0,
-    growths: 0, growth: 1.5}
-  standard: {samples: 500, profile: 24, signals: 160, characters: 100000, drill: 1.0, steps: 1.0, verify: 40, returns: 1,
-    growths: 1, growth: 1.5}
+  debug: {samples: 50, profile: 24, held_back: 12, blocks: 3, signals: 160, characters: 100000, drill: 1.0, steps: 0.1,
+    verify: 40, returns: 0, growths: 0, growth: 1.5}
+  standard: {samples: 500, profile: 24, held_back: 12, blocks: 3, signals: 160, characters: 100000, drill: 1.0, steps: 1.0,
+    verify: 40, returns: 1, growths: 1, growth: 1.5}
 measured: {profile: 7.0e-9, signals: 3.5e-10, score: 5.0e-10, rows: 6.0e-6, step: 0.01, step_parameters: 10000.0,
   ask: 1.0e-9, fixed: 1.0, memory_mb: 500, bytes_per_character: 60}
 """
@@ -210,17 +213,15 @@ def small_numbers(folder: Path, steps: int = 120) -> Iterator[None]:
 
     (folder / "presets.yaml").write_text(PRESETS)
     (folder / "ladder.yaml").write_text(LADDER)
-    own = presets.load_presets
-    chosen = lambda path=None: own(path or folder / "presets.yaml")  # noqa: E731
+    chosen = lambda path=None: load_presets(path or folder / "presets.yaml")  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         for module in (presets, bench, architect):
             patch.setattr(module, "load_presets", chosen)
         assert not hasattr(teach, "load_presets")
         patch.setattr(settings, "read_teaching", lambda preset: teaching(steps))
         patch.setattr(plan, "read_ladder", lambda: ladder.read_ladder(folder / "ladder.yaml"))
-        whole = routing.RouterSettings
         few = {"train_prompts": 12, "held_out_prompts": 6, "negative_prompts": 20, "router_epochs": 1}
-        patch.setattr(routing, "RouterSettings", lambda: whole(**few))
+        patch.setattr(routing, "RouterSettings", lambda: RouterSettings(**few))
         patch.delenv("NEXUS_PLUGINS", raising=False)
         yield
 

@@ -76,7 +76,7 @@ def test_the_debug_rung_does_a_share_of_the_steps() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("profile: 50 ", "profiles: 50 ", "unknown key 'profiles'"),
+        ("profile: 32 ", "profiles: 32 ", "unknown key 'profiles'"),
         ("steps: 0.03", "steps: many", "rungs.debug.steps"),
         ("samples: 50\n", "samples: 5000\n", "not in the order"),
         ("measured:", "mesured:", "expected the keys rungs and measured"),

@@ -56,7 +56,7 @@ def test_a_capability_more_changes_no_byte_of_the_others(world, nexus_run) -> No
 def test_a_contract_that_is_missed_goes_back_and_is_reported(made, world, nexus_run) -> None:
     with made.small_numbers(world.root, steps=2):
         ended = nexus_run("--plugins", "letters,errors")
-    assert ended.status == 3
+    assert ended.status == 3, ended.err
     assert not world.bundle.exists()
     body = json.loads((world.run / "verify_report.json").read_text())
     assert [(attempt["attempt"], attempt["stage"]) for attempt in body["attempts"]] == [(1, 4), (2, 3)]
@@ -69,7 +69,7 @@ def test_a_contract_that_is_missed_goes_back_and_is_reported(made, world, nexus_
 
 def test_a_bundle_that_was_changed_is_made_again(passed, nexus_run) -> None:
     before = passed.hashes("nexus_bundle_v1")
-    path = passed.bundle / "adapters/letters.safetensors"
+    path = next(p for p in sorted((passed.bundle / "adapters").rglob("*letters*")) if p.is_file())
     path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
     assert nexus_run().status == 0
     assert passed.did() == ["bundle"]

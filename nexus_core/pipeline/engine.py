@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nexus_core.atomic import write_atomic
 from nexus_core.distill.recovery import DistillFailed
-from nexus_core.errors import DataError, UsageError
+from nexus_core.errors import DataError, NexusError, UsageError
 from nexus_core.gate.report import Report, read_report
 from nexus_core.gate.verdict import PASS
 from nexus_core.pipeline.capability import updated_adapters
@@ -83,7 +84,12 @@ class Engine:
             for r in rows
         ]
         self.events.emit("run_started", plan=plan)
-        ended = self._stages()
+        try:
+            ended = self._stages()
+        except (KeyboardInterrupt, NexusError) as error:
+            status = error.exit_code if isinstance(error, NexusError) else 128 + getattr(error, "signum", signal.SIGINT)
+            self.events.emit("run_ended", status=status, verdict=None, bundle=None, report=None)
+            raise
         verdict = ended.report.verdict if ended.report else None
         self.events.emit("run_ended", status=ended.status, verdict=verdict, bundle=ended.bundle, report=ended.page)
         return ended

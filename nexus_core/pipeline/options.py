@@ -41,7 +41,8 @@ class RunOptions:
     router_epochs: int | None = None
 
     def teaching(self, rung: Rung) -> TeachSettings:
-        """The preset's, with the rung's share of its steps, and `lr` as the rate of the first phase's adapters."""
+        """The preset's, with the rung's share of its steps, `lr` as the rate of the first phase's adapters, and no more
+        answers in an evaluation than the gate asks."""
         from nexus_core.distill.settings import read_teaching
 
         found = read_teaching(self.preset)
@@ -56,7 +57,9 @@ class RunOptions:
             )
             for phase in found.phases
         )
-        return replace(found, phases=phases)
+        full = min(found.retention.full, rung.verify)
+        answers = replace(found.retention, full=full, screen=min(found.retention.screen, full))
+        return replace(found, phases=phases, retention=answers)
 
     def routing(self) -> RouterSettings:
         """The router's own, where nothing else was asked for."""

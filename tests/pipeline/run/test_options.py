@@ -69,6 +69,7 @@ def test_the_debug_rung_does_a_share_of_the_steps() -> None:
     ladder = read_ladder()
     whole = options_from({}).teaching(ladder.rungs["standard"])
     small = options_from({}).teaching(ladder.rungs["debug"])
+    assert (whole.retention.full, small.retention.full) == (256, 50)
     for one, other in zip(whole.phases, small.phases, strict=True):
         assert other.steps == max(1, round(one.steps * ladder.rungs["debug"].steps))
 
@@ -76,7 +77,7 @@ def test_the_debug_rung_does_a_share_of_the_steps() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("profile: 32 ", "profiles: 32 ", "unknown key 'profiles'"),
+        ("profile: 24 ", "profiles: 24 ", "unknown key 'profiles'"),
         ("steps: 0.03", "steps: many", "rungs.debug.steps"),
         ("samples: 50\n", "samples: 5000\n", "not in the order"),
         ("measured:", "mesured:", "expected the keys rungs and measured"),

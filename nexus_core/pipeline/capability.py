@@ -146,19 +146,27 @@ def updated_adapters(run: Path) -> dict[str, Path]:
 def _begin(order: UpdateOrder) -> int:
     """Go on with what was begun in the same words on the same student, or start; the seed of the training."""
     student, desk = order.run / STUDENT, order.desk
-    present = _sha256(student / order.adapter)
+    adapter = student / order.adapter
+    adapter.with_name(f".{adapter.name}.tmp").unlink(missing_ok=True)  # of a command that was killed while it took over
+    present = _sha256(adapter)
     asked = {"rest": _rest(order), "anew": order.anew, "steps": order.steps, "seed": order.seed, "device": order.device}
     begun = _read_begun(desk / BEGUN)
     if begun and begun["asked"] == asked and present in (begun["before"], _sha256(desk / STUDENT / order.adapter)):
         order.say(f"going on with the update of {order.name} that was begun")
         return int(begun["seed"])
     with writing(desk):
-        shutil.rmtree(desk, ignore_errors=True)
+        _clear(order)
         make_directory(desk)
     seed = _seed(order)
     content = {"asked": asked, "before": present, "seed": seed}
     write_atomic(desk / BEGUN, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
     return seed
+
+
+def _clear(order: UpdateOrder) -> None:
+    """An update is over when nothing says any more that it was begun; what is left of its files says nothing."""
+    (order.desk / BEGUN).unlink(missing_ok=True)
+    shutil.rmtree(order.desk, ignore_errors=True)
 
 
 def _seed(order: UpdateOrder) -> int:
@@ -201,6 +209,7 @@ def _read_begun(path: Path) -> Mapping[str, Any] | None:
 def _teach(order: UpdateOrder, seed: int) -> None:
     """Stage 4 for this adapter; the student with it lies on the desk then."""
     from nexus_core.distill.material import Gatherer
+    from nexus_core.distill.recovery import DistillFailed
     from nexus_core.distill.report import SUMMARY, DistillReport, write_report
     from nexus_core.distill.run import Distiller, Order, gather
     from nexus_core.distill.settings import read_teaching
@@ -223,7 +232,11 @@ def _teach(order: UpdateOrder, seed: int) -> None:
         device=order.device,
         seed=seed,
     )
-    (taught,) = Distiller(asked, student, settings, materials, order.say).distill()
+    try:
+        (taught,) = Distiller(asked, student, settings, materials, order.say).distill()
+    except DistillFailed:
+        _clear(order)
+        raise
     seconds = {"rows": gathered - started, "teaching": time.perf_counter() - gathered}
     _put_on_desk(order, student)
     if (order.run / SUMMARY).exists():
@@ -276,7 +289,7 @@ def _verify(order: UpdateOrder) -> None:
 
 def _failed(order: UpdateOrder, reasons: str) -> ContractFailed:
     """Nothing of a failed update is gone on with."""
-    shutil.rmtree(order.desk, ignore_errors=True)
+    _clear(order)
     return ContractFailed(
         f"nothing was changed: with {order.name} taught again, the student does not pass: {reasons}",
         "teach it longer (--steps), from new weights (--anew), or from more signals (nexus profile)",
@@ -312,7 +325,7 @@ def _take_over(order: UpdateOrder, versions: Versions, before: Manifest) -> Upda
         there = order.target / MANIFEST
         same = there.is_file() and there.read_bytes() == manifest.to_bytes()  # a killed command had got as far as this
         replaced = None if same else versions.accept(order.keep)
-    shutil.rmtree(order.desk, ignore_errors=True)
+    _clear(order)
     return Updated(manifest, report, changed, replaced)
 
 
@@ -358,9 +371,9 @@ def _adopt(order: UpdateOrder, report: Report) -> None:
     journal = run / WORK / name
     make_directory(journal)
     make_directory(run / UPDATED)
-    if _sha256(old) != _sha256(new):
-        count = len(list(journal.glob(f"before_update_*{PART}")))
-        write_atomic(journal / f"before_update_{count + 1}{PART}", old.read_bytes())
+    kept = list(journal.glob(f"before_update_*{PART}"))
+    if _sha256(old) not in (_sha256(new), *map(_sha256, kept)):
+        write_atomic(journal / f"before_update_{len(kept) + 1}{PART}", old.read_bytes())
     for place in (old, run / UPDATED / f"{name}{PART}"):
         write_atomic(place, new.read_bytes())
     write_report(run / REPORT, report)

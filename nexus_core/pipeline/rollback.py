@@ -68,7 +68,8 @@ class Versions:
 
     def numbers(self) -> list[int]:
         """Of all that are kept, in order."""
-        found = [int(entry.name) for entry in self.folder.iterdir() if _NUMBER.fullmatch(entry.name)]
+        entries = self.folder.iterdir() if self.folder.exists() else ()
+        found = [int(entry.name) for entry in entries if _NUMBER.fullmatch(entry.name)]
         for number in found:
             _refuse_link(self.path(number))
         return sorted(found)

@@ -8,10 +8,10 @@ STAMP := .venv/.installed
 
 .PHONY: run test install benchmarks-data lint docs bench picture zoo clean
 
-run: install  ## what there is so far; becomes `nexus run` when the pipeline lands
-	$(BIN)/nexus doctor
-	$(BIN)/nexus plugins
-	@echo "The pipeline (nexus run) is not built yet: until then this target shows the machine and the plugins."
+SAMPLES ?= 500
+
+run: install  ## from the teachers that are here to a verified bundle: make run, or make run SAMPLES=50 for a look at every stage
+	$(BIN)/nexus run --plugins text --sample-size $(SAMPLES)
 
 test: install benchmarks-data lint  ## everything that CI runs
 	$(BIN)/python -m pytest -q -n 2 --slow-share $(SHARE)

@@ -19,7 +19,10 @@ from nexus_core.printable import one_line
 COMMANDS = {
     "architect": ("nexus_core.cli.architect:command", "Decide the student's shape from the profiles of a run."),
     "bundle": ("nexus_core.cli.bundle:command", "Make, look at, check and compare bundles."),
-    "capability": ("nexus_core.cli.capability:command", "Teach one capability anew, and replace its one file in a bundle."),
+    "capability": (
+        "nexus_core.cli.capability:command",
+        "Teach one capability anew, and replace its one file in a bundle.",
+    ),
     "distill": ("nexus_core.cli.distill:command", "Teach the planned student from the cached signals."),
     "doctor": ("nexus_core.cli.doctor:command", "Say what this machine is and what is missing or quarantined."),
     "eval": ("nexus_core.cli.eval:command", "Score a teacher on a capability, with n and an interval."),

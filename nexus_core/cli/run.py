@@ -159,7 +159,6 @@ def _limits(options: RunOptions) -> Any:
 def _run(given: Mapping[str, Any], reset: bool, last: int, json_events: bool) -> Ended:
     from nexus_core.cli.context import hold_run
     from nexus_core.errors import NexusError
-    from nexus_core.pipeline.engine import Engine
     from nexus_core.pipeline.guards import guarded
     from nexus_core.pipeline.live import watching
     from nexus_core.pipeline.options import idle_flags, options_from
@@ -173,6 +172,8 @@ def _run(given: Mapping[str, Any], reset: bool, last: int, json_events: bool) ->
         if reset:
             _reset(state, options.run)
         with watching("json" if json_events else "auto", options.run) as events, signals(events):
+            from nexus_core.pipeline.engine import Engine  # with torch: seconds, in which something is to be seen
+
             plan = _plan(options, state)
             if misfits := _misfits(plan):
                 raise NexusError(f"the plan does not fit: {'; '.join(misfits)}", "see: nexus run --dry-run")

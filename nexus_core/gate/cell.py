@@ -9,9 +9,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from nexus_core.atomic import writing
 from nexus_core.errors import DataError
@@ -61,12 +64,7 @@ def _run(folder: Path, errors: int, minutes: float, say: Say) -> tuple[list[dict
     home.mkdir()
     here = {"HOME": str(home), "TMPDIR": str(home), "TEMP": str(home)}
     command = [sys.executable, "-I", "-m", "nexus_core.gate.inmate", str(folder / "job.json"), str(write)]
-    over = threading.Event()
-
-    def stop() -> None:
-        over.set()
-        process.kill()
-
+    over, ended = threading.Event(), threading.Event()
     try:
         process = subprocess.Popen(
             command,
@@ -79,17 +77,30 @@ def _run(folder: Path, errors: int, minutes: float, say: Say) -> tuple[list[dict
         )
     finally:
         os.close(write)
-    timer = threading.Timer(minutes * 60, stop)
+    timer = threading.Thread(target=_limit, args=(process, minutes * 60, over, ended), daemon=True)
     timer.start()
     try:
         with os.fdopen(read, encoding="utf-8", errors="replace") as pipe:
             lines = [line for text in pipe if (line := _line(text, say)) is not None]
         status = process.wait()
     finally:
-        timer.cancel()
+        ended.set()
         process.kill()
         process.communicate()
+        timer.join()
     return lines, None if over.is_set() else status
+
+
+def _limit(process: subprocess.Popen[bytes], seconds: float, over: threading.Event, ended: threading.Event) -> None:
+    """Kill it when it has had so much time, and say so in `over`. A process that is paused has none meanwhile."""
+    tick = min(1.0, seconds / 10)
+    while seconds > 0:
+        if ended.wait(tick):
+            return
+        with suppress(psutil.Error):  # it has just ended
+            seconds -= 0 if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED else tick
+    over.set()
+    process.kill()
 
 
 def _line(text: str, say: Say) -> dict[str, Any] | None:

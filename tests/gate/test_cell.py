@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import pytest
 
 from nexus_core.errors import DataError
 from nexus_core.gate import cell
-from nexus_core.gate.cell import watch
+from nexus_core.gate.cell import _limit, watch
 from nexus_core.gate.guard import Limits
 from nexus_core.gate.job import Job, Task, read_job, read_testimony, task, write_job
 from nexus_core.types import GenerateOptions, Sample
@@ -51,6 +55,20 @@ def test_a_process_that_does_not_end_is_ended(tmp_path) -> None:
     started = time.monotonic()
     watched = watch(job(tmp_path), 0.001, lambda text: None)
     assert watched.failure == "the student's process did not end in 0.001 minutes" and time.monotonic() - started < 20
+
+
+def test_a_pause_takes_no_time_from_it() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    over, ended = threading.Event(), threading.Event()
+    process.send_signal(signal.SIGSTOP)
+    limit = threading.Thread(target=_limit, args=(process, 0.3, over, ended))
+    limit.start()
+    assert not over.wait(1)
+    process.send_signal(signal.SIGCONT)
+    assert over.wait(10)
+    limit.join()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_an_interrupted_gate_leaves_no_process(tmp_path) -> None:

@@ -162,7 +162,7 @@ def build(root: Path, site: Any, gate: Any) -> None:
     for name in CAPABILITIES:
         source = gate.PACK.replace(f"NAMES, LOWER = {sorted(gate.CARRIED)!r}", f"NAMES, LOWER = {[name]!r}")
         assert source != gate.PACK
-        site.add("capability", name, source)
+        site.add("capability", name, source, package=f"nexus_run_{name}")  # other worlds have packs of these names
 
 
 def write_registry(root: Path, changes: dict[str, str] | None = None) -> None:

@@ -122,15 +122,20 @@ def test_no_report_is_said(world, verify) -> None:
     assert ended.status == 1 and "there is no report" in ended.err and "nexus verify --run RUN" in ended.err
 
 
-def test_the_hash_covers_all_but_the_latencies(passed, passed_once) -> None:
+def test_the_hash_covers_all_but_the_latencies_and_others_modules(passed, passed_once) -> None:
     path = passed.run / REPORT
     edit(path, lambda body: body["conditions"]["letters"]["latency"].update(ms_per_token=1.0))
+    edit(path, lambda body: body["isolation"]["modules"].append("backports"))
     report = read_report(path)
     stable = report.stable()
     assert "latency" not in stable.body["conditions"]["letters"] and stable.body[HASH] == report.body[HASH]
     assert stable.body == Report(passed_once.report).stable().body, "a bundle's copy does not depend on the run's speed"
+    assert all(name.startswith("nexus") for name in stable.body["isolation"]["modules"])
     write_report(path, stable)
     assert read_report(path).passed
+    edit(path, lambda body: body["isolation"]["modules"].append("nexus_teacher_zoo"))
+    with pytest.raises(ContractFailed, match="was edited"):
+        read_report(path)
 
 
 def test_a_variant_is_added_under_a_new_hash(passed) -> None:

@@ -95,7 +95,8 @@ def test_the_summary_is_json(tmp_path):
     assert json.loads((tmp_path / "new" / "summary.json").read_text()) == {"a": [1, "nan"], "b": 1}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the event files' own thread, see below
+# The event files have a thread of their own, which may meet the full disk first.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_and_a_file_in_the_way_are_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Unwritable, match="file cannot be written: File exists"):

@@ -9,9 +9,11 @@ STAMP := .venv/.installed
 .PHONY: run test install benchmarks-data lint docs bench picture zoo clean
 
 SAMPLES ?= 500
+# By name: `make test` installs a pretrained model of 135M parameters, and profiling that one takes days on two cores.
+TEACHERS ?= zoo-reasoning,zoo-code,zoo-tools,zoo-long_context
 
 run: install  ## from the teachers that are here to a verified bundle: make run, or make run SAMPLES=50 for a look at every stage
-	$(BIN)/nexus run --plugins text --sample-size $(SAMPLES)
+	$(BIN)/nexus run --plugins text --teachers $(TEACHERS) --sample-size $(SAMPLES)
 
 test: install benchmarks-data lint  ## everything that CI runs
 	$(BIN)/python -m pytest -q -n 2 --slow-share $(SHARE)

@@ -9,10 +9,11 @@ from pathlib import Path
 from nexus_core.gate.isolation import restore
 from nexus_core.pipeline.events import EVENTS
 from nexus_core.pipeline.units import UNITS, Ledger
+from nexus_core.profiling import OUTPUT
 
 # Below RUN. What a run leaves outside of it, a bundle, is known from its record.
 MADE = (
-    "niwt_stage2_output",
+    OUTPUT,
     "signals",
     "unable",
     "architect",

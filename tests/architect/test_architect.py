@@ -12,7 +12,6 @@ from nexus_core.architect.sites import student_blocks
 from nexus_core.architect.sizes import sizes
 from nexus_core.errors import DataError, UsageError
 from nexus_core.profiling.artifacts import ArtifactError
-from nexus_core.registry import Fate
 from nexus_core.student.arch import read_arch, write_arch
 
 TINY = Request("tiny")
@@ -301,27 +300,6 @@ def test_what_may_not_teach_is_left_out_whatever_it_scores(bench, change, said):
     arch = bench.architect.design(Request("small"))
     assert arch.adapter("reasoning").teacher == "bob"
     assert reasons(arch, "drop", "ada/reasoning")[0].startswith(said)
-
-
-@pytest.mark.parametrize(
-    ("fate", "action", "said"),
-    [
-        (Fate("drop", "it is slow"), "drop", "it is slow (the registry says so)"),
-        (Fate("merge", "kin", "bob"), "merge", "into bob/reasoning: kin (the registry says so)"),
-    ],
-)
-@pytest.mark.parametrize("profiled", [True, False])
-def test_what_the_registry_has_set_aside_teaches_nothing_and_its_reason_is_in_the_plan(
-    bench, fate, action, said, profiled
-):
-    if profiled:
-        bench.profile("ada", "reasoning", baseline_score=1.0)
-    bench.profile("bob", "reasoning", baseline_score=0.5)
-    rows = {**bench.registry.teachers, "ada": replace(bench.registry.teachers["ada"], fate=fate)}
-    bench.registry = replace(bench.registry, teachers=rows)
-    arch = bench.architect.design(Request("small"))
-    assert arch.adapter("reasoning").teacher == "bob"
-    assert reasons(arch, action, "ada/reasoning") == [said]
 
 
 def test_a_plan_of_before_is_named_by_what_it_lacks(bench):
